@@ -1,0 +1,16 @@
+"""AMDIM in TensorFlow and Keras: self-supervised image representations (arXiv 1906.00910)."""
+
+import os
+import sys
+
+# While `python -m amdim_tf.<command>` is being found, argv[0] is "-m". TensorFlow's own log, which
+# on a machine without GPU starts with harmless errors, then stays out of the command's output.
+if sys.argv[:1] == ["-m"]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from amdim_tf.encoder import Encoder
+from amdim_tf.errors import InputError
+from amdim_tf.model import AMDIM
+
+__version__ = "0.1.0"
+__all__ = ["AMDIM", "Encoder", "InputError"]

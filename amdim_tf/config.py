@@ -1,0 +1,154 @@
+"""Configs: what is trained, as one checked dictionary.
+
+`configs/<dataset>.py` has a function `get_config(size)` that fills in `base_config`; the sizes it
+knows are the keys of its `SIZES`, the first of them the default.
+"""
+
+import difflib
+import importlib.util
+import pathlib
+
+import ml_collections
+
+from amdim_tf import nce
+from amdim_tf.encoder import check_encoder
+from amdim_tf.errors import InputError
+from amdim_tf.views import Policy
+
+# Installed, the configs are the package's; in a checkout they lie beside it.
+HERE = pathlib.Path(__file__).parent
+FOLDER = next(path for path in (HERE / "configs", HERE.parent / "configs") if path.is_dir())
+
+DEFAULT_DATASET = "photo_patches"
+# The config of TFDS sets that have none of their own.
+GENERIC = "tfds_image_classification"
+
+
+def base_config():
+    """The reference's settings at 32 pixels, from which each data set's config starts."""
+    return ml_collections.ConfigDict(
+        {
+            "dataset": "",
+            "train_split": "train",
+            "test_split": "test",
+            # Normalisation, per channel, of pixels in [0, 1].
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.25, 0.25, 0.25),
+            "image_size": 32,
+            "ndf": 32,
+            "nrkhs": 256,
+            "ndepth": 2,
+            "use_bn": False,
+            "tasks": "1-5,1-7,5-5",
+            "clip": 20.0,
+            "regulariser": 5e-2,
+            "views": {
+                "geometry": "translate",
+                "translate_probability": 0.8,
+                "jitter_probability": 0.8,
+                "jitter": 0.4,
+                "hue": 0.2,
+                "gray_probability": 0.25,
+            },
+            "batch_size": 64,
+            "epochs": 300,
+            # Updates; 0: as many as `epochs` make.
+            "steps": 0,
+            "learning_rate": 2e-4,
+            "l2": 1e-5,
+            "warmup_steps": 500,
+            # Parts of the training after which the learning rate is multiplied by `decay_rate`.
+            "decays": (250 / 300, 280 / 300),
+            "decay_rate": 0.2,
+            "seed": 0,
+            "log_every": 50,
+            # Training images, at most, for what is fitted on features after training.
+            "probe_images": 10000,
+        }
+    )
+
+
+def load_config(dataset, size=None):
+    """The config of `dataset` at one of its named sizes, by default the first.
+
+    A name without a file in `configs/` gets the generic config for TFDS sets.
+
+    Returns:
+        (config, size).
+
+    Raises:
+        InputError: the data set has no such size.
+    """
+    path = FOLDER / f"{dataset}.py"
+    if not path.is_file():
+        path = FOLDER / f"{GENERIC}.py"
+    spec = importlib.util.spec_from_file_location(f"amdim_tf.configs.{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    size = size or next(iter(module.SIZES))
+    if size not in module.SIZES:
+        raise InputError(
+            f"size must be one of {', '.join(module.SIZES)} for {dataset}. Received: size={size!r}"
+        )
+    config = module.get_config(size)
+    config.dataset = dataset
+    return config, size
+
+
+def known_configs():
+    """Names of the data sets with a config of their own."""
+    return sorted(path.stem for path in FOLDER.glob("[a-z]*.py") if path.stem != GENERIC)
+
+
+def fields(config, prefix=""):
+    """The config as {"views.hue": 0.2, ...}, flat and as JSON has it."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= fields(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def nearest(name, valid, count=3):
+    """The entries of `valid` that look most like `name`, as text."""
+    return ", ".join(difflib.get_close_matches(name, valid, count, cutoff=0.0))
+
+
+def check_config(config):
+    """Raises `InputError` for the first value out of range."""
+    check_encoder(config.image_size, config.ndf, config.nrkhs, config.ndepth)
+    nce.parse_tasks(config.tasks)
+    Policy(**config.views)
+    least = {
+        "batch_size": 2,
+        "epochs": 1,
+        "steps": 0,
+        "warmup_steps": 0,
+        "regulariser": 0,
+        "l2": 0,
+        "seed": 0,
+        "log_every": 1,
+        "probe_images": 1,
+    }
+    for name, value in least.items():
+        if not config[name] >= value:
+            raise InputError(f"{name} must be at least {value}. Received: {name}={config[name]}")
+    for name in ("clip", "learning_rate", "decay_rate"):
+        if not 0 < config[name] < float("inf"):
+            raise InputError(f"{name} must be positive. Received: {name}={config[name]}")
+    for name in ("mean", "std"):
+        if (
+            len(config[name]) != 3
+            or min(config[name]) < 0
+            or (name, min(config[name])) == ("std", 0)
+        ):
+            raise InputError(
+                f"{name} must be three numbers, one per channel, of pixels in 0..1. "
+                f"Received: {name}={config[name]}"
+            )
+    if not all(0 < part <= 1 for part in config.decays):
+        raise InputError(
+            f"decays must be parts of the training in 0..1. Received: decays={config.decays}"
+        )

@@ -1,0 +1,143 @@
+"""AMDIM: encoder, embeddings and probes with the training step that joins them (Equation 5)."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from amdim_tf import nce
+from amdim_tf.embeddings import Phi
+from amdim_tf.probes import NAMES, Probes, probe_loss
+
+
+class AMDIM(keras.Model):
+    """Trains an encoder by the multiscale objective, with probes beside it that measure f1.
+
+    `fit` takes batches `((x1, x2), labels)`: two normalised views (B,S,S,3) float and labels (B,)
+    int, which only the probes see. `evaluate` takes `(images, labels)`. Calling the model on
+    images gives the probes' logits.
+
+    Args:
+        encoder: an `Encoder`.
+        classes: number of classes, for the probes.
+        tasks: n-to-m tasks, see `nce.parse_tasks`.
+        clip, regulariser: see `nce.nce`.
+        seed: of the antecedent locations, which are a function of (seed, step).
+
+    Example:
+    >>> model = AMDIM(Encoder(image_size=32, ndf=16, nrkhs=64, ndepth=2), classes=10)
+    >>> model.compile(optimizer=AdamL2(2e-4))
+    >>> model.fit(dataset)
+    """
+
+    def __init__(
+        self, encoder, classes, tasks="1-5,1-7,5-5", clip=20.0, regulariser=5e-2, seed=0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.encoder, self.seed = encoder, seed
+        self.tasks, self.clip, self.regulariser = nce.parse_tasks(tasks), clip, regulariser
+        self.phi5, self.phi7 = (
+            Phi(encoder.nrkhs, encoder.use_bn, dtype=encoder.dtype_policy, name=f"phi{n}")
+            for n in (5, 7)
+        )
+        self.probes = Probes(classes, name="probes")
+
+        names = [f"{n}-{m}" for n, m in self.tasks]
+        self.objective_means = means(
+            "loss",
+            "regulariser",
+            *(f"{kind}_{name}" for kind in ("nce", "bound") for name in names),
+        )
+        self.probe_means = means(*(f"{n}_{kind}" for n in NAMES for kind in ("loss", "accuracy")))
+        self.build((None, encoder.image_size, encoder.image_size, 3))
+
+    def build(self, input_shape):
+        features = self.encoder.compute_output_spec(keras.KerasTensor(input_shape))
+        self.phi5.build(features["f5"].shape)
+        self.phi7.build(features["f7"].shape)
+        self.probes.build(features["f1"].shape)
+
+    def call(self, images, training=False):
+        return self.probes(self.encoder(images, training=training)["f1"], training=training)
+
+    def embed(self, images, training=False, views=1):
+        """Embeddings {1: (V*B,nrkhs), 5: (V*B,5,5,nrkhs), 7: (V*B,7,7,nrkhs)} of V views."""
+        mode = {"training": training, "views": views}
+        features = self.encoder(images, **mode)
+        return {
+            1: features["f1"],
+            5: self.phi5(features["f5"], **mode),
+            7: self.phi7(features["f7"], **mode),
+        }
+
+    def antecedent_locations(self, batch):
+        """One flat location per scale, view and image, uniform: {n: (2,batch) int32}."""
+        step = ops.cast(self.optimizer.iterations, "int32")
+        return {
+            n: tf.random.stateless_uniform(
+                (2, batch), (self.seed, step * 8 + n), 0, n * n, tf.int32
+            )
+            for n in nce.antecedent_scales(self.tasks)
+        }
+
+    def objective(self, x1, x2, locations, training=True):
+        """The losses that shape the representation, and f1 of both views for the probes.
+
+        Returns:
+            (losses, penalty, f1): as `nce.multiscale_nce`, and (2*B,nrkhs), view 1 first.
+        """
+        batch = ops.shape(x1)[0]
+        # Both views run through the trunk as one batch: larger products, the same values.
+        embeddings = self.embed(ops.concatenate([x1, x2]), training=training, views=2)
+        view1 = {n: embedding[:batch] for n, embedding in embeddings.items()}
+        view2 = {n: embedding[batch:] for n, embedding in embeddings.items()}
+        losses, penalty = nce.multiscale_nce(
+            view1, view2, locations, self.tasks, self.clip, self.regulariser
+        )
+        return losses, penalty, embeddings[1]
+
+    def train_step(self, data):
+        (x1, x2), labels = data
+        batch = ops.shape(x1)[0]
+        locations = self.antecedent_locations(batch)
+        labels = ops.concatenate([labels, labels])
+        with tf.GradientTape() as tape:
+            losses, penalty, f1 = self.objective(x1, x2, locations)
+            total = sum(losses.values()) + penalty
+            logits = self.probes(f1, training=True)
+            probe_losses = {name: probe_loss(labels, logits[name]) for name in NAMES}
+            # One sum trains both: `Probes` stops its gradient before it reaches f1.
+            trained = self.optimizer.scale_loss(total + sum(probe_losses.values()))
+        gradients = tape.gradient(trained, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+
+        values = {"loss": total, "regulariser": penalty}
+        for n, m in self.tasks:
+            loss = losses[f"{n}-{m}"]
+            values[f"nce_{n}-{m}"] = loss
+            values[f"bound_{n}-{m}"] = nce.information_bound(loss, batch, m)
+        for name, value in values.items():
+            self.objective_means[name].update_state(value)
+        self._measure_probes(labels, logits, probe_losses)
+        return results(self.objective_means) | results(self.probe_means)
+
+    def test_step(self, data):
+        images, labels = data
+        logits = self(images, training=False)
+        losses = {name: probe_loss(labels, logits[name]) for name in NAMES}
+        self._measure_probes(labels, logits, losses)
+        return results(self.probe_means)
+
+    def _measure_probes(self, labels, logits, losses):
+        for name in NAMES:
+            hits = keras.metrics.sparse_categorical_accuracy(labels, logits[name])
+            self.probe_means[f"{name}_accuracy"].update_state(hits)
+            # Weighted, so that a smaller last batch of the test set counts by its images.
+            self.probe_means[f"{name}_loss"].update_state(losses[name], ops.shape(labels)[0])
+
+
+def means(*names):
+    return {name: keras.metrics.Mean(name) for name in names}
+
+
+def results(trackers):
+    return {name: tracker.result() for name, tracker in trackers.items()}

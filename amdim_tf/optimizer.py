@@ -1,0 +1,68 @@
+"""The reference's optimiser: Adam with coupled L2, linear warm-up and step decay."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class AdamL2(keras.optimizers.Adam):
+    """Adam whose L2 penalty is part of the gradient, and so of both moments.
+
+    Keras's `weight_decay` is decoupled (AdamW). Epsilon, too, is the reference's: it is added to
+    the bias-corrected root of the second moment, where Keras adds it to the uncorrected one.
+
+    Args:
+        learning_rate: float or schedule.
+        l2: weight of the penalty `l2 * |w|^2 / 2`, on every variable.
+    """
+
+    def __init__(
+        self, learning_rate=2e-4, l2=1e-5, beta_1=0.8, beta_2=0.999, epsilon=1e-8, **kwargs
+    ):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        gradient = gradient + self.l2 * variable
+        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
+        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+        # 1 - beta^t would lose five digits to cancellation in float32.
+        correction1, correction2 = (
+            -ops.expm1(step * math.log(beta)) for beta in (self.beta_1, self.beta_2)
+        )
+        root = ops.sqrt(v / correction2)
+        rate = learning_rate / correction1
+        self.assign_sub(variable, rate * m / (root + self.epsilon))
+
+    def get_config(self):
+        return super().get_config() | {"l2": self.l2}
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to `peak` over `warmup` updates, and falls by `rate` at each of `decays`.
+
+    Args:
+        peak: the learning rate after the warm-up.
+        warmup: updates; update t (from 0) of the warm-up uses peak * (t + 1) / warmup.
+        decays: updates at which the learning rate falls.
+        rate: by which factor it falls.
+    """
+
+    def __init__(self, peak, warmup, decays=(), rate=0.2):
+        self.peak, self.warmup, self.decays, self.rate = peak, warmup, tuple(decays), rate
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        passed = sum(ops.cast(step >= decay, "float32") for decay in self.decays)
+        warm = ops.minimum(1.0, (step + 1) / max(self.warmup, 1))
+        return self.peak * warm * ops.power(self.rate, ops.cast(passed, "float32"))
+
+    def get_config(self):
+        return {"peak": self.peak, "warmup": self.warmup, "decays": self.decays, "rate": self.rate}

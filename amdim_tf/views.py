@@ -1,0 +1,310 @@
+"""Views: a batch of images becomes two random views of each (3.4).
+
+Views are a function of the images and of random draws, and those of a seed pair such as
+(seed, step), so a batch has the same views on any machine and after any restart. Everything is
+batched and runs in `tf.data` as well as in a compiled training step. Pixels are float32 in
+[0, 255]; operations follow PIL's, but for its rounding.
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from amdim_tf.errors import InputError
+
+GEOMETRIES = ("translate", "crop", "none")
+# Short side to which test images are resized before their centre is cropped.
+SHORT_SIDE = {32: 32, 64: 70, 128: 146}
+CROP_AREA = (0.3, 1.0)
+CROP_RATIO = (0.7, 1.4)
+CROP_ATTEMPTS = 10
+TRANSLATION = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How views are drawn. The defaults are the reference's for images of 32 pixels.
+
+    Args:
+        geometry: "translate" by up to 4 pixels with reflection, random resized "crop", or "none".
+        translate_probability: of the translation, for each view.
+        jitter_probability: of the colour jitter, for each view.
+        jitter: brightness, contrast and saturation factors are uniform in 1 +- `jitter`.
+        hue: hue shifts are uniform in +- `hue` of the colour circle.
+        gray_probability: of dropping all colour, for each view.
+    """
+
+    geometry: str = "translate"
+    translate_probability: float = 0.8
+    jitter_probability: float = 0.8
+    jitter: float = 0.4
+    hue: float = 0.2
+    gray_probability: float = 0.25
+
+    def __post_init__(self):
+        if self.geometry not in GEOMETRIES:
+            raise InputError(
+                f"geometry must be one of {', '.join(GEOMETRIES)}. Received: {self.geometry!r}"
+            )
+        limits = {field.name: 1.0 for field in dataclasses.fields(self)[1:]} | {"hue": 0.5}
+        for name, limit in limits.items():
+            if not 0 <= getattr(self, name) <= limit:
+                raise InputError(
+                    f"{name} must lie in 0..{limit:g}. Received: {name}={getattr(self, name)}"
+                )
+
+
+def draw(seed, batch):
+    """The random numbers behind the views of `batch` images: (33,2,batch) float32 in [0, 1).
+
+    The same `seed` (2,) int, such as (seed, step), gives the same draws on any machine. Keep this
+    out of compiled functions: XLA gives stateless draws other values (TensorFlow issue 117644).
+    """
+    return tf.random.stateless_uniform([33, 2, batch], seed, alg="philox")
+
+
+def two_views(images, size, policy, draws):
+    """Both views of each image.
+
+    Args:
+        images: (B,H,W,3) uint8 or float in [0, 255].
+        size: S, the side of the views.
+        policy: a `Policy`.
+        draws: (33,2,B), from `draw`.
+
+    Returns:
+        (2,B,S,S,3) float32: x1 and x2. A horizontal flip is shared by both; all else is
+        independent.
+
+    Example:
+    >>> x1, x2 = two_views(images, 32, Policy(), draw(seed=(0, 17), batch=len(images)))
+    """
+    return recolor(reframe(images, size, policy, draws), policy, draws)
+
+
+def reframe(images, size, policy, draws):
+    """The geometric half of `two_views`: flip, then translation or crop; same arguments."""
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    flip, draws = draws[0, 0] < 0.5, draws[1:23]
+    if policy.geometry == "crop":
+        top, left, crop_height, crop_width = random_boxes(draws, height, width)
+        rows = resampling(top, crop_height, size, height)
+        columns = resampling(left, crop_width, size, width)
+    else:
+        rows, columns = center_resampling(height, width, size)
+        moved = policy.geometry == "translate"
+        moved = tf.cast(moved & (draws[2] < policy.translate_probability), tf.float32)
+        shift = moved * (tf.floor(draws[:2] * (2 * TRANSLATION + 1)) - TRANSLATION)
+        rows = tf.gather(rows, reflected(size, shift[0]))
+        columns = tf.gather(columns, reflected(size, shift[1]))
+    columns = tf.where(flip[:, None, None], columns[..., ::-1, :], columns)
+    return resample(images, rows, columns)
+
+
+def recolor(views, policy, draws):
+    """The colour half of `two_views`: jitter in random order, then grey, of views (2,B,S,S,3)."""
+    draws = draws[23:]
+    signed = 2 * draws - 1
+    jittered = jitter(
+        views,
+        factors=1 + policy.jitter * signed[0:3],
+        shift=policy.hue * signed[3],
+        order=draws[4:7],
+        before=tf.cast(4 * draws[7], tf.int32),
+    )
+    views = tf.where(_pixelwise(draws[8] < policy.jitter_probability), jittered, views)
+    return tf.where(_pixelwise(draws[9] < policy.gray_probability), grayscale(views), views)
+
+
+def center(images, size):
+    """The test-time transform: short side to 32, 70 or 146 pixels, bicubic, then the centre.
+
+    Args:
+        images: (B,H,W,3) uint8 or float in [0, 255].
+        size: 32, 64 or 128.
+
+    Returns:
+        (B,size,size,3) float32 in [0, 255].
+    """
+    rows, columns = center_resampling(tf.shape(images)[1], tf.shape(images)[2], size)
+    each = (1, tf.shape(images)[0], 1, 1)
+    return resample(images, tf.tile(rows[None, None], each), tf.tile(columns[None, None], each))[0]
+
+
+def normalize(images, mean, std):
+    """Pixels in [0, 255] as the encoder takes them; `mean`, `std` are per channel in [0, 1]."""
+    return (tf.cast(images, tf.float32) / 255 - mean) / std
+
+
+# Geometry. A translation, a crop, a resize and a flip are each a pair of matrices, one that mixes
+# rows of pixels and one that mixes columns, so that one batched product serves all of them.
+
+
+def resample(images, rows, columns):
+    """Mixes `images` (B,H,W,3) by `rows` (V,B,S,H) and `columns` (V,B,S,W) to (V,B,S,S,3)."""
+    # No axis is left to broadcasting: oneDNN's product then reads beyond an image that is alone in
+    # its batch (TensorFlow issue 117700, in 2.21).
+    pixels = tf.einsum("vbsh,bhwc->vbswc", rows, tf.cast(images, tf.float32))
+    pixels = tf.einsum("vbtw,vbswc->vbstc", columns, pixels)
+    return tf.clip_by_value(pixels, 0.0, 255.0)
+
+
+def resampling(start, length, size, pixels, low=None, high=None):
+    """Matrices (...,size,pixels) that map `length` pixels from `start` (...) to `size` pixels.
+
+    Bicubic with antialiasing as in PIL: the kernel widens with the scale, and taps outside the
+    image, or outside [low, high) (by default the window), do not count.
+    """
+    low = start if low is None else low
+    high = start + length if high is None else high
+    scale = length / size
+    outputs = tf.range(size, dtype=tf.float32) + 0.5
+    taps = tf.range(tf.cast(pixels, tf.float32)) + 0.5
+    centers = start[..., None, None] + outputs[:, None] * scale[..., None, None]
+    weights = _cubic((taps - centers) / tf.maximum(scale, 1.0)[..., None, None])
+    inside = (taps >= low[..., None, None]) & (taps < high[..., None, None])
+    weights = tf.where(inside, weights, 0.0)
+    return weights / tf.reduce_sum(weights, -1, keepdims=True)
+
+
+def center_resampling(height, width, size):
+    """Matrices (size,height), (size,width) of the test-time transform."""
+    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    short = float(SHORT_SIDE[size])
+
+    def matrix(pixels):
+        resized = tf.floor(short * pixels / tf.minimum(height, width) + 1e-4)
+        scale = pixels / resized
+        start = tf.round((resized - size) / 2) * scale
+        return resampling(start, size * scale, size, pixels, tf.zeros_like(start), pixels)
+
+    return matrix(height), matrix(width)
+
+
+def reflected(size, shift):
+    """Rows (...,size) int32 that each output row takes, moved by `shift` (...) pixels."""
+    index = tf.abs(tf.range(size) - tf.cast(shift, tf.int32)[..., None])
+    return size - 1 - tf.abs(size - 1 - index)
+
+
+def random_boxes(draws, height, width):
+    """Crop boxes of area 0.3..1 and aspect ratio 0.7..1.4, as (top, left, height, width).
+
+    As in the reference, the first of ten draws that fits into the image counts; if none does, the
+    largest central box of valid ratio is taken.
+
+    Args:
+        draws: (22,...) float in [0, 1).
+        height, width: of the images, in pixels, int32 scalars.
+
+    Returns:
+        Four float32 tensors (...) of whole pixels.
+    """
+    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    low, high = CROP_AREA
+    area = height * width * (low + (high - low) * draws[2 : 2 + CROP_ATTEMPTS])
+    low, high = (math.log(ratio) for ratio in CROP_RATIO)
+    ratio = tf.exp(low + (high - low) * draws[2 + CROP_ATTEMPTS :])
+    widths, heights = tf.round(tf.sqrt(area * ratio)), tf.round(tf.sqrt(area / ratio))
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+
+    image_ratio = tf.clip_by_value(width / height, *CROP_RATIO)
+    crop_width = tf.round(tf.minimum(width, height * image_ratio)) + tf.zeros_like(area[0])
+    crop_height = tf.round(tf.minimum(height, width / image_ratio)) + tf.zeros_like(area[0])
+    for attempt in reversed(range(CROP_ATTEMPTS)):
+        crop_width = tf.where(fits[attempt], widths[attempt], crop_width)
+        crop_height = tf.where(fits[attempt], heights[attempt], crop_height)
+    any_fits = tf.reduce_any(fits, axis=0)
+
+    def position(draw, free):
+        return tf.where(any_fits, tf.floor(draw * (free + 1)), tf.floor(free / 2))
+
+    top, left = position(draws[0], height - crop_height), position(draws[1], width - crop_width)
+    return top, left, crop_height, crop_width
+
+
+# Colour
+
+BRIGHTNESS, CONTRAST, SATURATION = range(3)
+
+
+def jitter(images, factors, shift, order, before):
+    """Brightness, contrast and saturation in the order of `order`, hue after `before` of them.
+
+    A random order of four is a random order of three with the fourth put in at a random place, so
+    the costly hue is computed once: what comes after it has factor 1 before it, and vice versa.
+
+    Args:
+        images: (...,H,W,3).
+        factors: (3,...), of `adjust`.
+        shift: (...), of `shift_hue`.
+        order: (3,...), a draw for each operation; they are applied by ascending draw.
+        before: (...), 0 to 3.
+    """
+    # (3,...): the operation in each place
+    operations = tf.argsort(order, axis=0)
+    for hue_is_due in (False, True):
+        if hue_is_due:
+            images = shift_hue(images, shift)
+        for place in range(3):
+            operation = operations[place]
+            factor = sum(tf.where(operation == i, factors[i], 0.0) for i in range(3))
+            factor = tf.where((before <= place) == hue_is_due, factor, 1.0)
+            images = adjust(images, operation, factor)
+    return images
+
+
+def adjust(images, operation, factor):
+    """Scales brightness, contrast or saturation of `images` (...,H,W,3) by `factor` (...).
+
+    `operation` (...) int says which: the pixels move away from black, from the image's mean grey,
+    or from their own grey.
+    """
+    gray = grayscale(images)
+    mean = tf.reduce_mean(gray, axis=(-3, -2, -1), keepdims=True)
+    origin = tf.where(_pixelwise(operation == CONTRAST), mean, gray)
+    origin = tf.where(_pixelwise(operation == BRIGHTNESS), 0.0, origin)
+    return tf.clip_by_value(origin + _pixelwise(factor) * (images - origin), 0.0, 255.0)
+
+
+def grayscale(images):
+    """Luma (ITU-R 601) of `images` (...,3) in all three channels."""
+    r, g, b = tf.unstack(images, axis=-1)
+    luma = 0.299 * r + 0.587 * g + 0.114 * b
+    return tf.stack([luma, luma, luma], axis=-1)
+
+
+def shift_hue(images, shift):
+    """Turns the hue of `images` (...,H,W,3) by `shift` (...), a fraction of the colour circle.
+
+    PIL keeps hue and saturation in 8 bits, whose steps are visible; they are kept here too.
+    """
+    r, g, b = tf.unstack(images, axis=-1)
+    value = tf.reduce_max(images, -1)
+    chroma = value - tf.reduce_min(images, -1)
+    safe = tf.where(chroma > 0, chroma, 1.0)
+    # Comparisons that hold up when XLA recomputes a channel with other rounding; equality with
+    # `value` would not.
+    hue = tf.where(g >= b, 2 + (b - r) / safe, 4 + (r - g) / safe)
+    hue = tf.where((r >= g) & (r >= b), (g - b) / safe, hue)
+    hue = tf.floor(255 * tf.math.floormod(hue / 6 + 1, 1.0))
+    saturation = tf.floor(255 * chroma / tf.maximum(value, 1.0)) / 255
+    turn = tf.cast(tf.cast(shift * 255, tf.int32), tf.float32)[..., None, None]
+    sextant = 6 / 255 * tf.math.floormod(hue + turn, 256.0)
+    # Channel n falls short of the value by up to value * saturation, as far as hue is from its own.
+    distance = tf.math.floormod(sextant[..., None] + (5.0, 3.0, 1.0), 6.0)
+    short = tf.clip_by_value(tf.minimum(distance, 4 - distance), 0.0, 1.0)
+    return value[..., None] * (1 - saturation[..., None] * short)
+
+
+def _cubic(x):
+    """PIL's bicubic kernel: Keys' with a = -1/2."""
+    x = tf.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return tf.where(x < 1, near, tf.where(x < 2, far, 0.0))
+
+
+def _pixelwise(x):
+    return x[..., None, None, None]

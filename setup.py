@@ -1,0 +1,32 @@
+import pathlib
+
+from setuptools import setup
+
+setup(
+    name="amdim_tf",
+    version="0.1.0",
+    description="AMDIM, self-supervised image representations, in TensorFlow and Keras",
+    long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # The configs are installed inside the package, so that they travel with it.
+    packages=["amdim_tf", "amdim_tf.configs"],
+    package_dir={"amdim_tf.configs": "configs"},
+    install_requires=[
+        "tensorflow>=2.20",
+        "keras>=3.12",
+        "tensorflow-datasets>=4.9.9",
+        "importlib_resources",  # tensorflow-datasets 4.9 needs it to prepare data, undeclared
+        "tensorboard",
+        "absl-py",
+        "ml_collections>=1.0",
+        "scikit-image",
+        "scikit-learn",
+        "tqdm",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.20"],
+        "test": ["pytest", "ruff", "matplotlib"],
+    },
+)

@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from amdim_tf import datasets, pipeline
+from amdim_tf.config import load_config
+from amdim_tf.errors import InputError
+
+SHAPES = {
+    "made_square": (32, 32, 3),
+    "made_any": (None, None, 3),
+    "made_gray": (32, 32, 1),
+    "made_transparent": (32, 32, 4),
+    "made_deep": (32, 32, 3),
+    "made_unlabelled": (32, 32, 3),
+}
+
+
+def made(name, tmp_path, **fields):
+    """Prepares a TFDS set of a few drawn images, and loads it by its name."""
+    dtype = np.uint16 if name == "made_deep" else np.uint8
+    image = tfds.features.Image(shape=SHAPES[name], dtype=dtype, encoding_format="png")
+    features = {"image": image, "label": tfds.features.ClassLabel(names=["a", "b", "c"])}
+    if name == "made_unlabelled":
+        del features["label"]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={
+            split: list(enumerate(examples(name, count)))
+            for split, count in (("train", 20), ("test", 7))
+        },
+        data_dir=tmp_path,
+    )
+    config, _ = load_config("cifar10")
+    config.dataset, config.batch_size = name, 4
+    config.update(fields)
+    return datasets.load(config, str(tmp_path)), config
+
+
+def examples(name, count):
+    generator = np.random.default_rng(count)
+    for i in range(count):
+        shape = [size or 40 + 3 * i for size in SHAPES[name]]
+        dtype = np.uint16 if name == "made_deep" else np.uint8
+        image = {"image": generator.integers(0, 256, shape).astype(dtype)}
+        yield image if name == "made_unlabelled" else image | {"label": i % 3}
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return datasets.photo_patches()
+
+
+def test_photo_patches(photos):
+    images, labels = map(np.array, zip(*photos.train.as_numpy_iterator(), strict=True))
+    assert images.shape == (photos.train_size, 32, 32, 3) and images.dtype == np.uint8
+    assert photos.train_size > 4000 and 0.95 * 14 * 60 <= photos.test_size <= 14 * 60
+    assert np.bincount(labels).max() == 300 and len(np.bincount(labels)) == 14
+    assert len(photos.class_names) == 14
+
+    # The same patches every time, and none of the test patches among the training patches.
+    again = next(iter(datasets.photo_patches().train))[0]
+    np.testing.assert_array_equal(images[0], again)
+    seen = {image.tobytes() for image in images}
+    assert not any(image.tobytes() in seen for image, _ in photos.test.as_numpy_iterator())
+
+
+def test_tfds_images_and_labels_arrive_whole(tmp_path):
+    data, config = made("made_square", tmp_path)
+    assert (data.train_size, data.test_size, data.image_shape) == (20, 7, (32, 32))
+    assert data.class_names == ("a", "b", "c") and data.note == ""
+    expected = next(examples("made_square", 7))["image"]
+    assert any((image == expected).all() for image, _ in data.test.as_numpy_iterator())
+
+    batches = list(pipeline.test_batches(data.test, config).as_numpy_iterator())
+    images = np.concatenate([images for images, _ in batches])
+    assert sorted(np.concatenate([labels for _, labels in batches])) == [0, 0, 0, 1, 1, 2, 2]
+    pixels = images * np.float32(config.std) + np.float32(config.mean)
+    assert any(np.allclose(255 * image, expected, atol=1e-2) for image in pixels)
+
+
+def test_part_of_a_split(tmp_path):
+    data, _ = made("made_square", tmp_path, train_split="train[:10]")
+    assert data.train_size == len(list(data.train)) == 10
+
+
+def test_gray_images_are_converted_and_said_to_be(tmp_path):
+    data, _ = made("made_gray", tmp_path)
+    assert "grey images, repeated to three channels" in data.note
+    image, _ = next(iter(data.train))
+    assert image.shape == (32, 32, 3)
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+
+
+@pytest.mark.parametrize(
+    "name, shape", [("made_transparent", "32, 32, 4"), ("made_deep", "uint16")]
+)
+def test_other_images_are_refused(name, shape, tmp_path):
+    with pytest.raises(InputError, match=rf"1 or 3 channels of 8 bits.*{name}.*{shape}"):
+        made(name, tmp_path)
+
+
+def test_unknown_names_splits_and_folders(tmp_path):
+    config, _ = load_config("cifar11")
+    with pytest.raises(
+        InputError, match="cifar10, imagenet2012, photo_patches.*nearest.*'cifar11'"
+    ):
+        datasets.load(config)
+    with pytest.raises(InputError, match="train, test.*Received: 'validation'"):
+        made("made_square", tmp_path, test_split="validation")
+    with pytest.raises(InputError, match="existing directory.*nowhere"):
+        datasets.load(config, str(tmp_path / "nowhere"))
+
+
+def test_what_cannot_be_downloaded_is_said_where_it_was_sought(tmp_path):
+    # ImageNet's archives have to be fetched by hand, so this needs no network to fail.
+    config, _ = load_config("imagenet2012")
+    with pytest.raises(InputError) as error:
+        datasets.load(config, str(tmp_path))
+    message = str(error.value)
+    assert str(tmp_path) in message and "tfds build imagenet2012" in message and "\n" not in message
+
+
+def test_sets_without_classes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="image and label.*made_unlabelled"):
+        made("made_unlabelled", tmp_path)
+
+
+# Batches
+
+
+def steps(data, config, first, last):
+    return list(pipeline.train_batches(data, config, first, last).as_numpy_iterator())
+
+
+@pytest.mark.parametrize(
+    "name, size, geometry", [("made_square", 32, "translate"), ("made_any", 64, "crop")]
+)
+def test_batches_are_a_function_of_seed_and_step(name, size, geometry, tmp_path):
+    data, config = made(name, tmp_path, image_size=size)
+    config.views.geometry = geometry
+    whole = steps(data, config, 0, 12)  # 5 steps an epoch
+    assert len(whole) == 12
+    (x1, x2), labels = whole[0]
+    assert x1.shape == x2.shape == (4, size, size, 3) and labels.shape == (4,)
+    assert np.abs(x1 - x2).mean() > 0.01
+
+    resumed = steps(data, config, 7, 12)
+    for ours, theirs in zip(resumed, whole[7:], strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, ours, theirs)
+
+    # Each epoch sees every image once, in another order.
+    epochs = [np.concatenate([labels for _, labels in whole[i : i + 5]]) for i in (0, 5)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) and (epochs[0] != epochs[1]).any()
+    config.seed = 1
+    other = steps(data, config, 0, 1)
+    assert np.abs(other[0][0][0] - x1).max() > 0.1
+
+
+def test_a_batch_larger_than_the_data_set_is_refused(tmp_path):
+    data, config = made("made_square", tmp_path, batch_size=21)
+    with pytest.raises(InputError, match="at most the 20 training images.*batch_size=21"):
+        pipeline.steps_per_epoch(data, config)
+
+
+def test_test_batches_of_images_of_any_shape(tmp_path):
+    data, config = made("made_any", tmp_path, image_size=64)
+    images, labels = next(iter(pipeline.test_batches(data.test, config)))
+    assert images.shape == (7, 64, 64, 3) and labels.shape == (7,)

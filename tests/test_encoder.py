@@ -1,0 +1,83 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amdim_tf.batch_norm import BatchNorm
+from amdim_tf.embeddings import Phi
+from amdim_tf.encoder import Encoder
+from amdim_tf.errors import InputError
+
+
+@pytest.mark.parametrize("size, width", [(32, 32), (64, 64), (128, 64)])
+@pytest.mark.parametrize("use_bn", [False, True])
+def test_shapes_and_reload(size, width, use_bn, tmp_path):
+    encoder = Encoder(image_size=size, ndf=8, nrkhs=72, ndepth=2, use_bn=use_bn)
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
+    features = encoder(images)
+    shapes = {name: tuple(value.shape) for name, value in features.items()}
+    assert shapes == {"f1": (2, 72), "f5": (2, 5, 5, width), "f7": (2, 7, 7, width)}
+
+    encoder.save(tmp_path / "encoder.keras")
+    reloaded = keras.models.load_model(tmp_path / "encoder.keras")
+    for name, value in reloaded(images).items():
+        np.testing.assert_array_equal(value, features[name])
+    assert reloaded.get_config() == encoder.get_config()
+
+
+def test_locations_of_f7_see_only_their_own_patch():
+    encoder = Encoder(image_size=32, ndf=4, nrkhs=16, ndepth=2)
+    for variable in encoder.trainable_variables:
+        variable.assign(tf.random.stateless_normal(variable.shape, (0, 1)))
+    images = tf.Variable(tf.random.stateless_normal((1, 32, 32, 3), (0, 2)))
+    with tf.GradientTape() as tape:
+        corner = tf.reduce_sum(encoder(images)["f7"][:, 0, 0])
+    seen = np.abs(tape.gradient(corner, images)[0]).max(-1) > 0
+    # conv 3/1, block 4/2, block 2/2: 3 + (4-1) + (2-1)*2 pixels.
+    assert seen[:8, :8].all()
+    assert not seen[8:].any() and not seen[:, 8:].any()
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({"image_size": 48}, "32, 64, 128.*image_size=48"),
+        ({"ndf": 0}, "ndf=0"),
+        ({"ndepth": 0}, "ndepth=0"),
+        ({"ndf": 32, "nrkhs": 100}, "at least 128.*nrkhs=100"),
+    ],
+)
+def test_impossible_sizes_are_refused(arguments, expected):
+    with pytest.raises(InputError, match=expected):
+        Encoder(**arguments)
+
+
+def test_phi_refuses_to_embed_in_fewer_dimensions():
+    with pytest.raises(InputError, match="nrkhs=16"):
+        Phi(16)(np.zeros((2, 5, 5, 32), "float32"))
+
+
+def test_batch_norm_of_two_views_is_two_calls_of_one_view():
+    values = np.random.default_rng(0).normal(2, 3, (8, 5, 5, 4)).astype("float32")
+    joint, apart = BatchNorm(), BatchNorm()
+    together = joint(values, training=True, views=2)
+    single = [apart(half, training=True) for half in (values[:4], values[4:])]
+    np.testing.assert_allclose(together, np.concatenate(single), atol=1e-6)
+    for ours, theirs in zip(joint.variables, apart.variables, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+    mean, variance = np.zeros(4), np.ones(4)
+    for half in (values[:4].astype("float64"), values[4:].astype("float64")):
+        mean = 0.9 * mean + 0.1 * half.mean((0, 1, 2))
+        variance = 0.9 * variance + 0.1 * half.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(joint.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(joint.moving_variance, variance, rtol=1e-5)
+
+
+def test_batch_norm_statistics_are_float32_in_half_precision():
+    values = np.random.default_rng(0).normal(100, 1, (256, 4))
+    normalised = BatchNorm(dtype="mixed_bfloat16")(tf.cast(values, tf.bfloat16), training=True)
+    assert normalised.dtype == tf.bfloat16
+    rounded = np.array(tf.cast(tf.cast(values, tf.bfloat16), tf.float64))
+    expected = (rounded - rounded.mean(0)) / rounded.std(0)
+    np.testing.assert_allclose(tf.cast(normalised, tf.float32), expected, atol=0.02)

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amdim_tf.encoder import Encoder
+from amdim_tf.model import AMDIM
+from amdim_tf.optimizer import AdamL2
+from amdim_tf.probes import Probes, probe_loss
+
+
+def tiny(seed=0, **arguments):
+    tf.keras.utils.set_random_seed(seed)
+    encoder = Encoder(image_size=32, ndf=8, nrkhs=32, ndepth=1)
+    model = AMDIM(encoder, classes=5, seed=seed, **arguments)
+    model.compile(optimizer=AdamL2(1e-3), jit_compile=False)
+    return model
+
+
+def batch(size=8, seed=0):
+    generator = np.random.default_rng(seed)
+    x1, x2 = generator.normal(size=(2, size, 32, 32, 3)).astype("float32")
+    return (x1, x2), generator.integers(0, 5, size)
+
+
+def trained_weights(model, labels):
+    (x1, x2), _ = batch()
+    model.train_step(((tf.constant(x1), tf.constant(x2)), tf.constant(labels)))
+    shaping = [model.encoder, model.phi5, model.phi7]
+    return [weight.numpy() for part in shaping for weight in part.weights]
+
+
+def test_labels_do_not_reach_the_representation():
+    """Permuted labels change the probes, and nothing else by one bit."""
+    _, labels = batch()
+    permuted = np.random.default_rng(1).permutation(labels)
+    assert (labels != permuted).any()
+    models = tiny(), tiny()
+    # The first update's size hides the gradients' in Adam, so they are compared by a plain one.
+    for model in models:
+        model.compile(optimizer=tf.keras.optimizers.SGD(1.0), jit_compile=False)
+    results = [trained_weights(m, y) for m, y in zip(models, (labels, permuted), strict=True)]
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    probes = [model.probes.linear.kernel.numpy() for model in models]
+    assert (probes[0] != probes[1]).any()
+
+
+def test_probes_send_no_gradient_back():
+    probes = Probes(classes=5)
+    features = tf.Variable(tf.random.stateless_normal((6, 16), (0, 1)))
+    with tf.GradientTape() as tape:
+        logits = probes(features, training=True)
+        loss = sum(probe_loss(tf.range(6) % 5, logits[name]) for name in ("linear", "mlp"))
+    gradients = tape.gradient(loss, [features, *probes.trainable_variables])
+    assert gradients[0] is None
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients[1:])
+
+
+def test_probe_loss_by_hand():
+    logits, labels = np.array([[3.0, -40.0, 0.5], [0.0, 1.0, 2.0]]), np.array([1, 2])
+    clipped = 10 * np.tanh(logits / 10)
+    likelihood = np.exp(clipped) / np.exp(clipped).sum(1, keepdims=True)
+    expected = -np.log(likelihood[[0, 1], labels]).mean() + 1e-3 * (logits**2).mean()
+    np.testing.assert_allclose(probe_loss(labels, logits.astype("float32")), expected, rtol=1e-5)
+
+
+def test_antecedent_locations_are_uniform_and_a_function_of_seed_and_step():
+    model = tiny(seed=3, tasks="5-5,7-1,1-7")
+    locations = model.antecedent_locations(5000)
+    assert list(locations) == [5, 7]
+    for n, drawn in locations.items():
+        assert drawn.shape == (2, 5000)
+        for view in np.array(drawn):
+            counts = np.bincount(view, minlength=n * n)
+            assert len(counts) == n * n
+            expected = 5000 / (n * n)
+            assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+        assert abs(np.corrcoef(drawn)[0, 1]) < 4 / np.sqrt(5000)
+    np.testing.assert_array_equal(
+        locations[5], tiny(seed=3, tasks="5-5").antecedent_locations(5000)[5]
+    )
+    model.optimizer.iterations.assign(1)
+    assert (np.array(model.antecedent_locations(5000)[5]) != np.array(locations[5])).any()
+
+
+def test_fit_reports_every_task_and_learns():
+    model = tiny(tasks="1-5, 5-7")
+    (x1, x2), labels = batch(16)
+    data = tf.data.Dataset.from_tensors(((x1, x1 + 0.1 * x2), labels)).repeat(30)
+    history = [
+        model.evaluate(tf.data.Dataset.from_tensors((x1, labels)), return_dict=True, verbose=0)
+    ]
+    first = model.fit(data.take(1), verbose=0, shuffle=False).history
+    last = model.fit(data, verbose=0, shuffle=False).history
+    for task, candidates in (("1-5", 1 + 15 * 25), ("5-7", 1 + 15 * 49)):
+        assert last[f"nce_{task}"][-1] < first[f"nce_{task}"][-1] - 0.2
+        bound = np.log(candidates) - last[f"nce_{task}"][-1]
+        assert last[f"bound_{task}"][-1] == pytest.approx(bound, abs=1e-4)
+    total = last["nce_1-5"][-1] + last["nce_5-7"][-1] + last["regulariser"][-1]
+    assert last["loss"][-1] == pytest.approx(total, abs=1e-4)
+    assert set(history[0]) == {"linear_loss", "linear_accuracy", "mlp_loss", "mlp_accuracy"}
+
+
+def test_the_compiled_step_is_the_plain_one():
+    (x1, x2), labels = batch()
+    weights = []
+    for compiled in (False, True):
+        model = tiny()
+        # Dropout draws differ under XLA and reach the MLP alone; locations are drawn outside it.
+        locations = model.antecedent_locations(8)
+        model.antecedent_locations = lambda batch, locations=locations: locations
+        step = tf.function(lambda *data, model=model: model.train_step(data), jit_compile=compiled)
+        for _ in range(3):
+            logs = step((x1, x2), labels)
+        weights.append([float(logs["loss"]), *(w.numpy() for w in model.encoder.weights)])
+    np.testing.assert_allclose(weights[0][0], weights[1][0], rtol=1e-4)
+    for ours, theirs in zip(*(w[1:] for w in weights), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)

@@ -1,0 +1,132 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amdim_tf import nce
+from amdim_tf.errors import InputError
+
+
+def by_hand(antecedents, consequents, clip, regulariser):
+    """The loss in float64, one positive at a time."""
+    antecedents, consequents = antecedents.astype("float64"), consequents.astype("float64")
+    batch, locations, width = consequents.shape
+    scores = np.einsum("id,jld->ijl", antecedents, consequents) / math.sqrt(width)
+    penalty = regulariser * np.mean(scores**2)
+    if clip is not None:
+        scores = clip * np.tanh(scores / clip)
+    losses = []
+    for i in range(batch):
+        negatives = [scores[i, j, k] for j in range(batch) if j != i for k in range(locations)]
+        for k in range(locations):
+            candidates = np.array([scores[i, i, k], *negatives])
+            top = candidates.max()
+            losses.append(top + np.log(np.exp(candidates - top).sum()) - scores[i, i, k])
+    return np.mean(losses), penalty
+
+
+def draw(batch, locations, width, scale=1.0, seed=0):
+    generator = np.random.default_rng(seed)
+    antecedents = scale * generator.normal(size=(batch, width))
+    consequents = generator.normal(size=(batch, locations, width))
+    return antecedents.astype("float32"), consequents.astype("float32")
+
+
+@pytest.mark.parametrize(
+    "batch, locations, width", [(2, 1, 3), (3, 25, 8), (7, 4, 16), (5, 49, 64)]
+)
+@pytest.mark.parametrize("clip", [None, 2.0, 20.0])
+def test_against_a_loop_over_positives(batch, locations, width, clip):
+    antecedents, consequents = draw(batch, locations, width, scale=3.0, seed=batch)
+    loss, penalty = nce.nce(antecedents, consequents, clip, 5e-2)
+    expected_loss, expected_penalty = by_hand(antecedents, consequents, clip, 5e-2)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(penalty, expected_penalty, rtol=1e-5)
+
+
+def test_a_permuted_batch_has_the_same_loss():
+    antecedents, consequents = draw(6, 9, 16)
+    order = np.random.default_rng(1).permutation(6)
+    np.testing.assert_allclose(
+        nce.nce(antecedents, consequents),
+        nce.nce(antecedents[order], consequents[order]),
+        rtol=1e-6,
+    )
+    mixed, _ = nce.nce(antecedents, consequents[order])
+    assert abs(float(mixed) - float(nce.nce(antecedents, consequents)[0])) > 1e-3
+
+
+@pytest.mark.parametrize("clip", [None, 20.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_scores_stay_finite(clip, sign):
+    # Scores of +-1e4 on the positives, small ones elsewhere, and the other way round.
+    for positives in (True, False):
+        targets = np.full((4, 4, 5), 0.0 if positives else sign * 1e4)
+        targets[np.arange(4), np.arange(4)] = sign * 1e4 if positives else 0.0
+        antecedents = np.eye(4, 16, dtype="float32") * 4.0  # scores are then coordinates
+        consequents = np.zeros((4, 5, 16), "float32")
+        consequents[..., :4] = targets.transpose(1, 2, 0)
+        a, c = tf.constant(antecedents), tf.constant(consequents)
+        with tf.GradientTape() as tape:
+            tape.watch([a, c])
+            loss, penalty = nce.nce(a, c, clip)
+            total = loss + penalty
+        assert np.isfinite(loss) and np.isfinite(penalty)
+        np.testing.assert_allclose(
+            loss, by_hand(antecedents, consequents, clip, 5e-2)[0], rtol=1e-5
+        )
+        for gradient in tape.gradient(total, [a, c]):
+            assert np.isfinite(gradient).all()
+
+
+def test_one_image_is_refused():
+    with pytest.raises(InputError, match="at least 2 images.*1"):
+        nce.nce(*draw(1, 5, 8))
+
+
+def embeddings(batch, width, seed):
+    generator = np.random.default_rng(seed)
+    shapes = {1: (batch, width), 5: (batch, 5, 5, width), 7: (batch, 7, 7, width)}
+    return {n: generator.normal(size=shape).astype("float32") for n, shape in shapes.items()}
+
+
+def test_every_task_in_both_directions():
+    view1, view2 = embeddings(4, 8, 1), embeddings(4, 8, 2)
+    locations = {
+        5: np.array([[0, 7, 24, 3], [1, 2, 3, 4]]),
+        7: np.array([[48, 0, 6, 7], [9, 8, 7, 6]]),
+    }
+    tasks = tuple((n, m) for n in nce.SCALES for m in nce.SCALES)
+    losses, penalty = nce.multiscale_nce(view1, view2, locations, tasks, 20.0, 5e-2)
+    penalties = 0
+    for n, m in tasks:
+        directions = []
+        for side, (source, target) in enumerate(((view1, view2), (view2, view1))):
+            flat = source[n].reshape(4, -1, 8)
+            chosen = flat[np.arange(4), locations[n][side] if n > 1 else 0]
+            directions.append(by_hand(chosen, target[m].reshape(4, -1, 8), 20.0, 5e-2))
+        np.testing.assert_allclose(
+            losses[f"{n}-{m}"], np.mean([d[0] for d in directions]), rtol=1e-5
+        )
+        penalties += np.mean([d[1] for d in directions])
+    np.testing.assert_allclose(penalty, penalties, rtol=1e-5)
+
+
+def test_tasks_are_read_from_text():
+    assert nce.parse_tasks("1-5,1-7,5-5") == ((1, 5), (1, 7), (5, 5))
+    assert nce.parse_tasks(" 7-7 , 5-1") == ((7, 7), (5, 1))
+    assert nce.antecedent_scales(((1, 5), (7, 5), (5, 5), (5, 7))) == [5, 7]
+
+
+@pytest.mark.parametrize("text", ["", "1-3", "1-5,1-5", "5", "1-5;1-7", "15-5"])
+def test_other_tasks_are_refused(text):
+    with pytest.raises(InputError, match="1-1, 1-5, 1-7, 5-1.*Received: tasks="):
+        nce.parse_tasks(text)
+
+
+def test_the_bound_of_a_useless_and_of_a_perfect_score():
+    antecedents, consequents = np.zeros((8, 4), "float32"), np.zeros((8, 25, 4), "float32")
+    loss, _ = nce.nce(antecedents, consequents)
+    np.testing.assert_allclose(nce.information_bound(loss, 8, 5), 0, atol=1e-6)
+    np.testing.assert_allclose(nce.information_bound(0.0, 8, 5), math.log(1 + 7 * 25))

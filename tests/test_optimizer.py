@@ -1,0 +1,46 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amdim_tf.optimizer import AdamL2, WarmupStepDecay
+
+
+def test_updates_are_those_of_adam_with_coupled_l2():
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=8)
+    variable = keras.Variable(weights.astype("float32"))
+    optimizer = AdamL2(learning_rate=0.01, l2=0.1)
+    m, v = np.zeros(8), np.zeros(8)
+    for step in range(1, 30):
+        # Tiny gradients, at which the place of epsilon shows.
+        gradient = generator.normal(size=8) * 1e-7
+        optimizer.apply([tf.constant(gradient, tf.float32)], [variable])
+        gradient = gradient + 0.1 * weights
+        m, v = 0.8 * m + 0.2 * gradient, 0.999 * v + 0.001 * gradient**2
+        weights = weights - 0.01 * (m / (1 - 0.8**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(variable.numpy(), weights, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "step, expected",
+    [
+        (0, 0.002),
+        (49, 0.1),
+        (50, 0.1),
+        (99, 0.1),
+        (100, 0.02),
+        (149, 0.02),
+        (150, 0.004),
+        (999, 0.004),
+    ],
+)
+def test_schedule(step, expected):
+    schedule = WarmupStepDecay(0.1, warmup=50, decays=(100, 150), rate=0.2)
+    np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
+    reloaded = WarmupStepDecay.from_config(schedule.get_config())
+    np.testing.assert_allclose(reloaded(tf.constant(step)), expected, rtol=1e-5)
+
+
+def test_no_warmup_and_no_decay():
+    np.testing.assert_allclose(WarmupStepDecay(0.1, warmup=0)(0), 0.1)

@@ -1,0 +1,211 @@
+"""The command as a user meets it: a run, a second run, an interrupt, and every refusal."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amdim_tf import callbacks
+from amdim_tf.config import base_config, check_config, load_config, nearest
+from amdim_tf.encoder import Encoder
+from amdim_tf.errors import InputError
+from amdim_tf.run_directory import RunDirectory
+from amdim_tf.train import train
+
+SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 2, "probe_images": 200}
+REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tfds"
+
+
+def small(**fields):
+    config, _ = load_config("photo_patches")
+    config.update(SMALL | fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    return path, train(small(steps=6), path)
+
+
+def files(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_run_leaves_everything_behind(finished):
+    path, result = finished
+    assert json.loads((path / "result.json").read_text()) == result
+    assert result["steps"] == 6 and result["test_images"] == 840
+    for row in ("amdim", "untrained", "raw_pixels"):
+        assert set(result["accuracy"][row]) == {"linear", "mlp", "knn"}
+        # 200 of 4139 training images and few steps: above chance, 1/14, is all to expect.
+        assert all(0.1 < value <= 1 for value in result["accuracy"][row].values())
+
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert {"loss", "nce_1-5", "bound_5-5", "learning_rate"} <= set(lines[0])
+    assert lines[0]["learning_rate"] < lines[1]["learning_rate"]
+    assert list((path / "tensorboard").glob("events.*"))
+
+    encoder = keras.models.load_model(path / "encoder.keras")
+    assert isinstance(encoder, Encoder) and encoder.ndf == 4
+    served = tf.saved_model.load(str(path / "export" / "1")).signatures["normalized"]
+    images = tf.random.stateless_normal((2, 32, 32, 3), (0, 1))
+    np.testing.assert_allclose(served(images=images)["f1"], encoder(images)["f1"], atol=1e-5)
+
+
+def test_a_second_run_changes_nothing(finished, capsys):
+    path, result = finished
+    before = files(path)
+    assert train(small(steps=6), path) == result
+    assert files(path) == before
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused(finished):
+    path, _ = finished
+    before = files(path)
+    with pytest.raises(
+        InputError, match="l2 is 1e-05 there and 0.1 here; steps is 6 there and 7 here"
+    ):
+        train(small(steps=7, l2=0.1), path)
+    assert files(path) == before
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch):
+    path, _ = finished
+
+    def interrupt(self, batch, logs=None):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Progress, "on_train_batch_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(small(steps=6), tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    # A line that a crash cut off, and one later than the checkpoint.
+    with open(tmp_path / "metrics.jsonl", "a") as lines:
+        lines.write('{"step": 4, "loss": 1.0}\n{"step": 6, "lo')
+    train(small(steps=6), tmp_path)
+
+    weights = [
+        keras.models.load_model(folder / "encoder.keras").get_weights()
+        for folder in (path, tmp_path)
+    ]
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_directory_that_holds_something_else_is_refused(content, tmp_path):
+    (tmp_path / ("other.txt" if content is None else "config.json")).write_text(content or "mine")
+    before = files(tmp_path)
+    with pytest.raises(InputError, match=f"workdir={tmp_path}"):
+        RunDirectory(tmp_path, small())
+    assert files(tmp_path) == before
+    with pytest.raises(InputError, match="cannot be used"):
+        RunDirectory(next(iter(before)), small())
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ({"image_size": 33}, "32, 64, 128.*image_size=33"),
+        ({"tasks": "1-9"}, "Received: tasks='1-9'"),
+        ({"batch_size": 1}, "batch_size must be at least 2.*batch_size=1"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"std": (0.2, 0.0, 0.2)}, "std must be three numbers"),
+        ({"decays": (0.5, 30.0)}, "decays must be parts"),
+        ({"views": {"geometry": "zoom"}}, "geometry must be one of.*'zoom'"),
+    ],
+)
+def test_values_out_of_range_are_refused(fields, expected):
+    config = base_config()
+    config.update(fields)
+    with pytest.raises(InputError, match=expected):
+        check_config(config)
+
+
+def test_nearest_names():
+    assert nearest("batchsize", ["batch_size", "epochs", "seed"], 1) == "batch_size"
+
+
+def command(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "amdim_tf.train", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+REFUSALS = {
+    "unknown data set": (
+        ["--dataset=photo_patch"],
+        "photo_patches.*Received: dataset='photo_patch'",
+    ),
+    "unknown size": (["--size=huge"], "tiny.*Received: size='huge'"),
+    "unknown field": (
+        ["--config.batchsize=8"],
+        "config.batchsize is no field.*config.batch_size|batch_size",
+    ),
+    "wrong type": (["--config.ndf=wide"], "config.ndf must be int, such as 32.*'wide'"),
+    "unknown flag": (["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
+    "stray argument": (["cifar10"], "Only flags.*cifar10"),
+    "zero batch": (["--config.batch_size=0"], "batch_size must be at least 2.*batch_size=0"),
+    "too large a batch": (["--config.batch_size=5000"], "at most the 4139.*batch_size=5000"),
+    "missing data": (["--dataset=cifar10", "--data_dir=nowhere"], "data_dir=nowhere"),
+    "a file as workdir": (["--workdir=file"], "workdir cannot be used.*workdir=file"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_are_one_sentence(case, tmp_path):
+    arguments, expected = REFUSALS[case]
+    (tmp_path / "file").write_text("mine")
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode not in (0, None)
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    assert re.search(expected, message), message
+    assert "Traceback" not in done.stderr + done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_outside_the_checkout(tmp_path):
+    sizes = [f"--config.{name}={value}" for name, value in SMALL.items()]
+    done = command("--steps=2", "--seed=1", *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "runs" / "photo_patches-tiny-seed1"
+    assert json.loads((path / "config.json").read_text())["seed"] == 1
+    for part in (
+        "4139 training and 840 test images",
+        "parameters",
+        "CPU:0",
+        str(path.relative_to(tmp_path)),
+    ):
+        assert part in done.stdout
+    assert "untrained encoder" in done.stdout and "images/s" in done.stderr
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="no prepared TFDS data beside the checkout")
+@pytest.mark.parametrize("dataset, size", [("cifar10", 32), ("imagenet2012", 128)])
+def test_real_images(dataset, size, tmp_path):
+    config, _ = load_config(dataset, "tiny")
+    config.update(
+        SMALL | {"steps": 2, "ndf": 2, "nrkhs": 16, "test_split": f"{config.test_split}[:100]"}
+    )
+    result = train(config, tmp_path, str(REAL_DATA))
+    assert result["test_images"] == 100 and result["config"]["image_size"] == size
+    assert (tmp_path / "export" / "1" / "saved_model.pb").exists()

@@ -1,0 +1,245 @@
+"""Operations against torchvision's on PIL images, and the statistics of the draws."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference import GOLDEN
+
+from amdim_tf import views
+from amdim_tf.errors import InputError
+from amdim_tf.views import Policy, draw, two_views
+
+PLAIN = Policy("none", jitter_probability=0.0, gray_probability=0.0)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(GOLDEN / "augmentation.npz"))
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    return json.loads((GOLDEN / "augmentation.json").read_text())
+
+
+def assert_same_pixels(ours, golden):
+    difference = np.abs(np.round(ours) - golden.astype("float32"))
+    assert difference.mean() <= 1
+    assert np.percentile(difference, 99) <= 3
+
+
+@pytest.mark.parametrize("operation", ["brightness", "contrast", "saturation", "hue", "grayscale"])
+def test_colour_operations(golden, parameters, operation):
+    images = tf.cast(golden["images"], tf.float32)
+    for parameter, expected in zip(parameters[operation], golden[operation], strict=True):
+        values = tf.fill([len(images)], parameter)
+        if operation == "hue":
+            ours = views.shift_hue(images, values)
+        elif operation == "grayscale":
+            ours = views.grayscale(images)
+        else:
+            index = tf.constant(getattr(views, operation.upper()))
+            ours = views.adjust(images, index, values)
+        assert_same_pixels(ours, expected)
+
+
+def test_resized_crop(golden, parameters):
+    for box, expected in zip(
+        parameters["resized_crop_bicubic_64"], golden["resized_crop_bicubic_64"], strict=True
+    ):
+        top, left, height, width = (tf.fill([1, 5], float(x)) for x in box)
+        rows = views.resampling(top, height, 64, 96)
+        columns = views.resampling(left, width, 64, 96)
+        assert_same_pixels(views.resample(golden["images"], rows, columns)[0], expected)
+
+
+def test_center(golden):
+    ours = views.center(golden["images"], 64)
+    assert_same_pixels(ours, golden["resize_70_center_crop_64_bicubic"][0])
+    # At 32 pixels the images of CIFAR are what they are.
+    np.testing.assert_allclose(
+        views.center(golden["images"][:, :32, :32], 32), golden["images"][:, :32, :32]
+    )
+
+
+def test_translation_reflects(golden, parameters):
+    images = golden["images"][:, :32, :32]
+    for (dx, dy), expected in zip(
+        parameters["translate_reflect_32"], golden["translate_reflect_32"], strict=True
+    ):
+        rows = views.reflected(32, tf.constant(dy))
+        columns = views.reflected(32, tf.constant(dx))
+        np.testing.assert_array_equal(
+            tf.gather(tf.gather(images, rows, axis=1), columns, axis=2), expected
+        )
+
+
+@pytest.mark.parametrize(
+    "geometry, size, shape", [("translate", 32, (32, 32)), ("crop", 64, (80, 96))]
+)
+def test_views_are_a_function_of_seed_and_step(geometry, size, shape):
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape, 3), dtype=np.uint8)
+    policy = Policy(geometry)
+    first = two_views(images, size, policy, draw((3, 5), 6))
+    assert first.shape == (2, 6, size, size, 3) and first.dtype == tf.float32
+    assert float(tf.reduce_min(first)) >= 0 and float(tf.reduce_max(first)) <= 255
+    np.testing.assert_array_equal(first, two_views(images, size, policy, draw((3, 5), 6)))
+    for seed in ((3, 6), (4, 5)):
+        assert np.abs(first - two_views(images, size, policy, draw(seed, 6))).mean() > 1
+
+    # On the host in tf.data, and compiled as in a training step.
+    dataset = tf.data.Dataset.from_tensors(images).map(
+        lambda batch: two_views(batch, size, policy, draw((3, 5), 6))
+    )
+    np.testing.assert_allclose(first, next(iter(dataset)), atol=1e-3)
+    compiled = tf.function(two_views, jit_compile=True)(images, size, policy, draw((3, 5), 6))
+    # Rounding moves some pixels of this noise across a step of PIL's 8-bit hue.
+    assert np.mean(np.abs(first - compiled)) <= 0.05
+    assert np.abs(first - compiled).max() <= 8
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_resampling_is_a_pair_of_products(batch):
+    # Also for one image: products that broadcast over it are wrong in TensorFlow 2.21.
+    generator = np.random.default_rng(0)
+    images, rows, columns = (
+        generator.random(shape, "float32")
+        for shape in ((batch, 320, 300, 3), (2, batch, 128, 320), (2, batch, 128, 300))
+    )
+    rows, columns = (x / x.sum(-1, keepdims=True) for x in (rows, columns))
+    expected = np.einsum("vbsh,bhwc,vbtw->vbstc", rows, images, columns, optimize=True)
+    np.testing.assert_allclose(views.resample(images, rows, columns), expected, atol=1e-5)
+
+
+def test_images_of_any_shape_are_cropped_to_size():
+    for shape in ((40, 200), (200, 40), (33, 31)):
+        images = np.full((2, *shape, 3), 7, np.uint8)
+        for geometry in views.GEOMETRIES:
+            ours = two_views(images, 64, Policy(geometry, jitter_probability=0.0), draw((0, 0), 2))
+            np.testing.assert_allclose(ours, 7, atol=1e-3)
+
+
+# Statistics over many draws. A ramp tells where each output pixel came from.
+COUNT = 4000
+
+
+def share(hits):
+    return float(np.mean(hits))
+
+
+def close_to(probability, count=COUNT):
+    return pytest.approx(probability, abs=4 * np.sqrt(0.25 / count))
+
+
+def test_the_flip_is_shared_and_fair():
+    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, None, :, None], (COUNT, 32, 32, 3))
+    x1, x2 = two_views(ramp, 32, PLAIN, draw((0, 1), COUNT))
+    flipped = [np.array(x[:, 0, 0, 0] > x[:, 0, -1, 0]) for x in (x1, x2)]
+    np.testing.assert_array_equal(*flipped)
+    assert share(flipped[0]) == close_to(0.5)
+
+
+def test_translations():
+    # A ramp that survives the flip: rows tell the vertical shift.
+    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, :, None, None], (COUNT, 32, 32, 3))
+    policy = Policy(jitter_probability=0.0, gray_probability=0.0)
+    pair = two_views(ramp, 32, policy, draw((0, 2), COUNT))
+    shifts = 16 - np.array(pair[:, :, 16, 0, 0]).round().astype(int)
+    assert set(shifts.ravel()) == set(range(-4, 5))
+    for view in shifts:
+        # Probability 0.8, in which one of nine shifts is none.
+        assert share(view == 0) == close_to(0.2 + 0.8 / 9)
+        assert share(view == 4) == close_to(0.8 / 9)
+    assert abs(np.corrcoef(shifts)[0, 1]) < 4 / np.sqrt(COUNT)
+
+
+def test_crops():
+    draws = np.random.default_rng(0).random((22, 2, COUNT), dtype="float32")
+    top, left, height, width = (np.array(x) for x in views.random_boxes(draws, 120, 160))
+    for start, length, side in ((top, height, 120), (left, width, 160)):
+        assert start.min() >= 0 and (start + length).max() <= side
+        assert (start % 1 == 0).all() and (length % 1 == 0).all()
+    area, ratio = height * width / (120 * 160), width / height
+    assert 0.29 <= area.min() and area.max() <= 1.0
+    assert 0.68 <= ratio.min() and ratio.max() <= 1.43
+    # Small crops always fit, so their areas are uniform and log ratios centred.
+    small = area < 0.5
+    assert share(area[small] < 0.4) == pytest.approx(0.5, abs=0.04)
+    assert np.median(np.log(ratio[small])) == pytest.approx(np.log(0.7 * 1.4) / 2, abs=0.03)
+    for values in (area, left):
+        assert abs(np.corrcoef(values)[0, 1]) < 4 / np.sqrt(COUNT)
+
+
+def test_a_crop_that_never_fits_is_the_central_one():
+    top, left, height, width = views.random_boxes(tf.fill([22, 1], 0.99), 10, 1000)
+    assert (float(top[0]), float(left[0])) == (0, 493)
+    assert (float(height[0]), float(width[0])) == (10, 14)
+
+
+def test_jitter_and_grey():
+    # One grey pixel value for brightness, one saturated colour for grey.
+    images = np.broadcast_to(np.array([200, 40, 80], np.uint8), (COUNT, 32, 32, 3))
+    gray_only = Policy("none", jitter_probability=0.0)
+    pair = np.array(two_views(images, 32, gray_only, draw((0, 3), COUNT)))[:, :, 0, 0]
+    gray = np.ptp(pair, axis=-1) < 1e-3
+    for view in gray:
+        assert share(view) == close_to(0.25)
+    assert abs(np.corrcoef(gray)[0, 1]) < 4 / np.sqrt(COUNT)
+
+    jitter_only = Policy("none", gray_probability=0.0)
+    pair = np.array(two_views(images, 32, jitter_only, draw((0, 4), COUNT)))[:, :, 0, 0]
+    changed = np.abs(pair - images[0, 0, 0]).max(-1) > 1e-3
+    for view in changed:
+        assert share(view) == close_to(0.8)
+    assert abs(np.corrcoef(changed)[0, 1]) < 4 / np.sqrt(COUNT)
+
+    # Mid-grey images answer to brightness alone, and without hue or saturation to draw from.
+    images = np.full((COUNT, 32, 32, 3), 100, np.uint8)
+    pair = np.array(two_views(images, 32, jitter_only, draw((0, 5), COUNT)))[:, :, 0, 0, 0]
+    factors = pair[changed_from(pair, 100)] / 100
+    assert 0.6 - 1e-3 <= factors.min() < 0.61 and 1.39 < factors.max() <= 1.4 + 1e-3
+    assert factors.mean() == pytest.approx(1, abs=0.02)
+
+
+def changed_from(values, original):
+    return np.abs(values - original) > 1e-2
+
+
+def test_jitter_is_its_operations_one_after_the_other():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (96, 8, 8, 3)).astype("float32")
+    order, before = generator.random((3, 96), "float32"), np.arange(96) % 4
+    factors = generator.uniform(0.6, 1.4, (3, 96)).astype("float32")
+    shift = generator.uniform(-0.2, 0.2, 96).astype("float32")
+    ours = views.jitter(images, factors, shift, order, tf.cast(before, tf.int32))
+    sequences = set()
+    for i, image in enumerate(images):
+        sequence = [int(operation) for operation in np.argsort(order[:, i])]
+        sequence.insert(before[i], "hue")
+        sequences.add(tuple(sequence))
+        for operation in sequence:
+            if operation == "hue":
+                image = views.shift_hue(image, tf.constant(shift[i]))
+            else:
+                factor = tf.constant(factors[operation, i])
+                image = views.adjust(image, tf.constant(operation), factor)
+        difference = np.abs(ours[i] - image)
+        # Rounding moves some pixels of this noise across a step of PIL's 8-bit hue.
+        assert np.median(difference) < 1e-3 and difference.max() <= 8
+    assert len(sequences) == 24
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({"geometry": "rotate"}, "translate, crop, none.*'rotate'"),
+        ({"gray_probability": 1.5}, "0..1.*gray_probability=1.5"),
+        ({"hue": 0.7}, "0..0.5.*hue=0.7"),
+        ({"jitter": -0.1}, "jitter=-0.1"),
+    ],
+)
+def test_impossible_policies_are_refused(arguments, expected):
+    with pytest.raises(InputError, match=expected):
+        Policy(**arguments)
