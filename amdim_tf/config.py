@@ -56,6 +56,7 @@ def base_config():
             "steps": 0,
             "learning_rate": 2e-4,
             "l2": 1e-5,
+            # Updates of the linear warm-up; at most a fifth of the training is spent on it.
             "warmup_steps": 500,
             # Parts of the training after which the learning rate is multiplied by `decay_rate`.
             "decays": (250 / 300, 280 / 300),

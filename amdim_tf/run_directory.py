@@ -37,7 +37,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not config_path.exists():
-                if any(self.path.iterdir()):
+                if any(not path.name.endswith(".unfinished") for path in self.path.iterdir()):
                     raise InputError(
                         "workdir must be new, empty, or a run of the same configuration. "
                         f"Received: workdir={path}, which holds other files"

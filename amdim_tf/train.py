@@ -107,7 +107,7 @@ def build(config, classes, last_step):
     model = AMDIM(encoder, classes, config.tasks, config.clip, config.regulariser, config.seed)
     schedule = WarmupStepDecay(
         config.learning_rate,
-        config.warmup_steps,
+        min(config.warmup_steps, last_step // 5),
         [round(part * last_step) for part in config.decays],
         config.decay_rate,
     )

@@ -18,7 +18,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.run_directory import RunDirectory
 from amdim_tf.train import train
 
-SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 2, "probe_images": 200}
+SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 2, "probe_images": 1000}
 REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tfds"
 
 
@@ -44,13 +44,14 @@ def test_a_run_leaves_everything_behind(finished):
     assert result["steps"] == 6 and result["test_images"] == 840
     for row in ("amdim", "untrained", "raw_pixels"):
         assert set(result["accuracy"][row]) == {"linear", "mlp", "knn"}
-        # 200 of 4139 training images and few steps: above chance, 1/14, is all to expect.
-        assert all(0.1 < value <= 1 for value in result["accuracy"][row].values())
+        # 1000 training images and few steps: above chance, 1/14, is all to expect.
+        assert all(0.1 < value <= 1 for value in result["accuracy"][row].values()), row
 
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert {"loss", "nce_1-5", "bound_5-5", "learning_rate"} <= set(lines[0])
-    assert lines[0]["learning_rate"] < lines[1]["learning_rate"]
+    rates = [line["learning_rate"] for line in lines]
+    assert rates == pytest.approx([2e-3, 2e-3, 8e-5])  # decays after 5/6 and 14/15
     assert list((path / "tensorboard").glob("events.*"))
 
     encoder = keras.models.load_model(path / "encoder.keras")
