@@ -10,7 +10,7 @@ from amdim_tf.probes import NAMES, Probes, probe_loss
 NEIGHBOURS = 10
 PROBE_EPOCHS = 25
 PROBE_BATCH = 256
-PROBE_LEARNING_RATE = 1e-3
+PROBE_LEARNING_RATE = 1e-2
 
 
 def encode(encoder, batches):
