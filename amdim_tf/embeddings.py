@@ -66,7 +66,7 @@ class Phi(keras.layers.Layer):
             layer.build(hidden_shape)
             return layer
 
-        self.conv1 = conv("conv1", input_shape, fan_in_uniform)
+        self.conv1 = conv("conv1", input_shape, fan_in_uniform())
         self.bn_hidden = batch_norm("bn_hidden") if self.use_bn else None
         self.conv2 = conv("conv2", hidden_shape, "zeros")
         self.shortcut = conv("shortcut", input_shape, NearIdentity(), bias_uniform(width))

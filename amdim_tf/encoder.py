@@ -12,8 +12,13 @@ from amdim_tf.errors import InputError
 
 IMAGE_SIZES = (32, 64, 128)
 
-# The reference draws the first convolutions uniformly within 1/sqrt(fan_in).
-fan_in_uniform = keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+
+def fan_in_uniform():
+    """The reference's initial kernel: uniform within 1/sqrt(fan_in), drawn anew for each layer.
+
+    One shared initializer would give layers of the same shape the same weights.
+    """
+    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
 
 
 def bias_uniform(fan_in):
@@ -35,7 +40,7 @@ class InputConv(keras.layers.Layer):
             self.width,
             self.stride,
             activation="relu",
-            kernel_initializer=fan_in_uniform,
+            kernel_initializer=fan_in_uniform(),
             bias_initializer=bias_uniform(self.width**2 * input_shape[-1]),
             dtype=self.dtype_policy,
             name="conv",
@@ -83,7 +88,7 @@ class ResidualLayer(keras.layers.Layer):
             self.filters,
             self.width,
             self.stride,
-            kernel_initializer=fan_in_uniform,
+            kernel_initializer=fan_in_uniform(),
             name="conv1",
             **options,
         )

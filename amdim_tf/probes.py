@@ -29,7 +29,7 @@ class Probes(keras.layers.Layer):
             return keras.layers.Dense(
                 units,
                 use_bias=use_bias,
-                kernel_initializer=fan_in_uniform,
+                kernel_initializer=fan_in_uniform(),
                 bias_initializer=bias_uniform(fan_in),
             )
 
