@@ -50,6 +50,15 @@ def test_parameters(expected, models):
             np.testing.assert_allclose(values.std(), statistics["std"], rtol=0.1, err_msg=name)
 
 
+def test_layers_of_one_shape_differ_and_a_seed_repeats(models):
+    keras.utils.set_random_seed(3)
+    again = Encoder(image_size=32, ndf=32, nrkhs=256, ndepth=2)
+    for ours, theirs in zip(again.weights, models[3].encoder.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    kernels = [block.residual[0].conv1.kernel for block in (again.to_5x5, again.to_3x3)]
+    assert (np.array(kernels[0]) != np.array(kernels[1])).any()
+
+
 def test_losses(expected, models):
     config, _ = load_config("cifar10")
     images = np.load(GOLDEN / "initialisation_images.npz")["images"]
