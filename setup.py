@@ -13,6 +13,7 @@ setup(
     # The configs are installed inside the package, so that they travel with it.
     packages=["amdim_tf", "amdim_tf.configs"],
     package_dir={"amdim_tf.configs": "configs"},
+    package_data={"amdim_tf": ["fast_autoaugment.json"]},
     install_requires=[
         "tensorflow>=2.20",
         "keras>=3.12",
@@ -23,10 +24,12 @@ setup(
         "ml_collections>=1.0",
         "scikit-image",
         "scikit-learn",
+        "scipy",
+        "matplotlib",
         "tqdm",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20"],
-        "test": ["pytest", "ruff", "matplotlib"],
+        "test": ["pytest", "ruff"],
     },
 )

@@ -28,7 +28,8 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.bar.update(self.batch):  # reading the loss waits for the step: only when shown
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.2f}", refresh=False)
+            loss = logs.get("loss", logs.get("linear_loss"))
+            self.bar.set_postfix(loss=f"{float(loss):.2f}", refresh=False)
 
     def on_train_end(self, logs=None):
         self.bar.close()
@@ -38,7 +39,7 @@ class Measurements(keras.callbacks.Callback):
     """Writes metrics.jsonl and TensorBoard events, with the optimiser's step as their step.
 
     Training metrics every `every` steps, each the mean of the steps since the line before; the
-    probes' accuracy on the test set after each epoch.
+    probes' accuracy on the test set, if there is one, after each epoch.
     """
 
     def __init__(self, path, every, test_batches, epoch_steps):
@@ -65,7 +66,7 @@ class Measurements(keras.callbacks.Callback):
                 step, logs | {"learning_rate": rate, "steps_per_second": self.steps / seconds}
             )
             self._start_window()
-        if step % self.epoch_steps == 0:
+        if step % self.epoch_steps == 0 and self.test_batches:
             self.evaluate(step)
             self._start_window()
 

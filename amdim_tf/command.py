@@ -1,40 +1,47 @@
 """What the commands share: flags that depend on the data set, and errors of one sentence."""
 
+import inspect
 import re
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from amdim_tf.config import DEFAULT_DATASET, fields, load_config, nearest
+from amdim_tf.config import DEFAULT_DATASET, fields, nearest
 from amdim_tf.errors import InputError
 
 
-def define_data_flags():
-    """The flags that choose a config."""
+def define_training_flags():
+    """The flags of commands that train."""
     flags.DEFINE_string("dataset", DEFAULT_DATASET, "a config, or an image set of TFDS")
     flags.DEFINE_string("size", None, "named size of the config; its first one by default")
-    flags.DEFINE_string("data_dir", None, "where TFDS keeps prepared data; its own default if none")
+    flags.DEFINE_string("data_dir", None, "where TFDS keeps prepared data; or a folder of images")
+    flags.DEFINE_integer("epochs", None, "passes over the training images")
+    flags.DEFINE_integer("steps", None, "updates; takes precedence over epochs")
 
 
-def parse_flags(argv):
-    """absl's parser, with the config that --dataset and --size name behind the --config flags."""
-    # A first look, for the flags on which the default values of the others depend.
-    chosen = flags.FlagValues()
-    flags.DEFINE_string("dataset", DEFAULT_DATASET, "", flag_values=chosen)
-    flags.DEFINE_string("size", None, "", flag_values=chosen)
-    chosen(argv, known_only=True)
-    config, size = load_config(chosen.dataset, chosen.size)
-    flags.FLAGS.set_default("size", size)
+def configured(*names):
+    """The config of the --config flags, with those of the flags `names` that are present."""
+    config = flags.FLAGS.config
+    for name in names:
+        if flags.FLAGS[name].present:
+            config[name] = flags.FLAGS[name].value
+    return config
 
-    valid = fields(config)
-    for name in re.findall(r"^--?(?:no)?config\.([^=]+)", "\n".join(argv), re.MULTILINE):
-        if name not in valid:
-            raise InputError(
-                f"config.{name} is no field; the nearest are {nearest(name, valid)}. "
-                f"The fields are {', '.join(valid)}"
-            )
-    config_flags.DEFINE_config_dict("config", config)
+
+def parse_flags(argv, choose_config):
+    """absl's parser, with the config that other flags choose behind the --config flags."""
+    valid = {}
+    if choose_config:
+        config = choose_config(**_first_look(argv, inspect.signature(choose_config).parameters))
+        valid = fields(config)
+        for name in re.findall(r"^--?(?:no)?config\.([^=]+)", "\n".join(argv), re.MULTILINE):
+            if name not in valid:
+                raise InputError(
+                    f"config.{name} is no field; the nearest are {nearest(name, valid)}. "
+                    f"The fields are {', '.join(valid)}"
+                )
+        config_flags.DEFINE_config_dict("config", config)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -48,15 +55,28 @@ def parse_flags(argv):
         ) from error
 
 
-def run(main):
-    """Runs `main()` after parsing flags; bad input ends it with one sentence and exit code 1."""
+def _first_look(argv, names):
+    """The values of the string flags `names`, on which other flags depend."""
+    chosen = flags.FlagValues()
+    for name in names:
+        flags.DEFINE_string(name, flags.FLAGS[name].default, "", flag_values=chosen)
+    chosen(argv, known_only=True)
+    return {name: chosen[name].value for name in names}
+
+
+def run(main, choose_config=None):
+    """Runs `main()` after parsing flags; bad input ends it with one sentence and exit code 1.
+
+    `choose_config`, if the command has a config, makes it of flags named as its parameters.
+    """
 
     def without_arguments(argv):
         if argv[1:]:
             raise InputError(f"Only flags are valid arguments. Received: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.ERROR)  # TFDS and TensorFlow report what they open
         return main()
 
     try:
-        app.run(without_arguments, flags_parser=parse_flags)
+        app.run(without_arguments, flags_parser=lambda argv: parse_flags(argv, choose_config))
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -20,6 +20,8 @@ HERE = pathlib.Path(__file__).parent
 FOLDER = next(path for path in (HERE / "configs", HERE.parent / "configs") if path.is_dir())
 
 DEFAULT_DATASET = "photo_patches"
+SOURCES = ("tfds", "folder", "photo_patches")
+OBJECTIVES = ("amdim", "supervised")
 # The config of TFDS sets that have none of their own.
 GENERIC = "tfds_image_classification"
 
@@ -29,7 +31,13 @@ def base_config():
     return ml_collections.ConfigDict(
         {
             "dataset": "",
+            "size": "",
+            "variant": "",
+            # "tfds", "folder" or "photo_patches"
+            "source": "tfds",
             "train_split": "train",
+            # Of the classifiers, where the encoder is trained on images without class, too.
+            "probe_split": "",
             "test_split": "test",
             # Normalisation, per channel, of pixels in [0, 1].
             "mean": (0.5, 0.5, 0.5),
@@ -39,7 +47,10 @@ def base_config():
             "nrkhs": 256,
             "ndepth": 2,
             "use_bn": False,
+            # "amdim", or "supervised" by labels
+            "objective": "amdim",
             "tasks": "1-5,1-7,5-5",
+            # Of the scores; 0: none.
             "clip": 20.0,
             "regulariser": 5e-2,
             "views": {
@@ -49,6 +60,8 @@ def base_config():
                 "jitter": 0.4,
                 "hue": 0.2,
                 "gray_probability": 0.25,
+                # Fast AutoAugment: "", "cifar10" or "imagenet"
+                "autoaugment": "",
             },
             "batch_size": 64,
             "epochs": 300,
@@ -65,35 +78,79 @@ def base_config():
             "log_every": 50,
             # Training images, at most, for what is fitted on features after training.
             "probe_images": 10000,
+            # Classifiers from scratch on augmented images.
+            "probe_epochs": 120,
+            "probe_decays": (80 / 120, 110 / 120),
+            "probe_learning_rate": 2e-4,
         }
     )
 
 
-def load_config(dataset, size=None):
+# What the rows of the paper's tables change of a config. Local DIM (3.1) predicts f7 from f1 of the
+# same, unaugmented view.
+NO_VIEWS = {
+    "views.geometry": "none",
+    "views.jitter_probability": 0.0,
+    "views.gray_probability": 0.0,
+}
+VARIANTS = {
+    "-color_jitter": {"views.jitter_probability": 0.0},
+    "-random_gray": {"views.gray_probability": 0.0},
+    "-random_crop": {"views.geometry": "none"},
+    "-multiscale": {"tasks": "1-7"},
+    "-stabilize": {"regulariser": 0.0, "clip": 0.0},
+    "+strong_aug": {"views.autoaugment": "imagenet"},
+    "local_dim": {"tasks": "1-7", **NO_VIEWS},
+    "supervised": {"objective": "supervised"},
+}
+
+
+def load_config(dataset, size=None, variant=""):
     """The config of `dataset` at one of its named sizes, by default the first.
 
     A name without a file in `configs/` gets the generic config for TFDS sets.
 
-    Returns:
-        (config, size).
+    Args:
+        variant: names of `VARIANTS`, separated by commas.
 
     Raises:
-        InputError: the data set has no such size.
+        InputError: the data set has no such size, or there is no such variant.
     """
-    path = FOLDER / f"{dataset}.py"
-    if not path.is_file():
-        path = FOLDER / f"{GENERIC}.py"
-    spec = importlib.util.spec_from_file_location(f"amdim_tf.configs.{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = config_module(dataset)
     size = size or next(iter(module.SIZES))
     if size not in module.SIZES:
         raise InputError(
             f"size must be one of {', '.join(module.SIZES)} for {dataset}. Received: size={size!r}"
         )
     config = module.get_config(size)
-    config.dataset = dataset
-    return config, size
+    config.update({"dataset": dataset, "size": size})
+    return apply_variant(config, variant)
+
+
+def apply_variant(config, variant):
+    """Changes `config` as `variant` says, see `load_config`, and returns it."""
+    for name in filter(None, variant.split(",")):
+        if name not in VARIANTS:
+            raise InputError(
+                f"variant must be one or more of {', '.join(VARIANTS)}, separated by commas. "
+                f"Received: variant={variant!r}"
+            )
+        config.update_from_flattened_dict(VARIANTS[name])
+    if config.views.autoaugment and config.image_size == 32:
+        config.views.autoaugment = "cifar10"
+    config.variant = variant
+    return config
+
+
+def config_module(dataset):
+    """The module of `dataset` in `configs/`, or the one for TFDS sets that have none."""
+    path = FOLDER / f"{dataset.split('/')[0]}.py"
+    if not path.is_file():
+        path = FOLDER / f"{GENERIC}.py"
+    spec = importlib.util.spec_from_file_location(f"amdim_tf.configs.{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def known_configs():
@@ -132,11 +189,13 @@ def check_config(config):
         "seed": 0,
         "log_every": 1,
         "probe_images": 1,
+        "probe_epochs": 1,
+        "clip": 0,
     }
     for name, value in least.items():
         if not config[name] >= value:
             raise InputError(f"{name} must be at least {value}. Received: {name}={config[name]}")
-    for name in ("clip", "learning_rate", "decay_rate"):
+    for name in ("learning_rate", "decay_rate", "probe_learning_rate"):
         if not 0 < config[name] < float("inf"):
             raise InputError(f"{name} must be positive. Received: {name}={config[name]}")
     for name in ("mean", "std"):
@@ -149,7 +208,13 @@ def check_config(config):
                 f"{name} must be three numbers, one per channel, of pixels in 0..1. "
                 f"Received: {name}={config[name]}"
             )
-    if not all(0 < part <= 1 for part in config.decays):
-        raise InputError(
-            f"decays must be parts of the training in 0..1. Received: decays={config.decays}"
-        )
+    for name in ("decays", "probe_decays"):
+        if not all(0 < part <= 1 for part in config[name]):
+            raise InputError(
+                f"{name} must be parts of the training in 0..1. Received: {name}={config[name]}"
+            )
+    for name, valid in (("source", SOURCES), ("objective", OBJECTIVES)):
+        if config[name] not in valid:
+            raise InputError(
+                f"{name} must be one of {', '.join(valid)}. Received: {name}={config[name]!r}"
+            )

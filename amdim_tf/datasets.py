@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -30,42 +31,69 @@ PHOTOGRAPHS = (
 
 # A patch whose channels all deviate by less than this many grey levels shows nothing.
 FLAT = 4
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+UNLABELLED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Records of a data set, in a fixed order: `examples` yields (record, label () int64)."""
+
+    examples: tf.data.Dataset
+    size: int
+
+    def labels(self):
+        """All labels (size,), without decoding an image."""
+        labels = self.examples.map(lambda _, label: label).batch(4096)
+        return np.concatenate(list(labels.as_numpy_iterator()))
+
+    def subset(self, chosen):
+        """The examples whose places in the order are True in `chosen` (size,)."""
+        chosen = tf.constant(chosen)
+        examples = (
+            self.examples.enumerate()
+            .filter(lambda place, _: chosen[place])
+            .map(lambda _, example: example)
+        )
+        return Split(examples, int(np.sum(chosen)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set; `train` and `test` yield (image, label): (H,W,3) uint8 and () int64.
+    """A data set.
 
-    `note` says what was done to the images so that they fit, if anything.
+    Records are small, so that shuffling and skipping them costs little: the bytes of a file or its
+    name. `decode` makes one an image (H,W,3) uint8, of the same `image_shape` (H,W) for all, or of
+    any, (None, None). The label of images without class is -1; without classes `probe` and `test`
+    are None. `note` says what was done to the images so that they fit, if anything.
     """
 
-    train: tf.data.Dataset
-    test: tf.data.Dataset
-    train_size: int
-    test_size: int
+    train: Split
+    probe: Split | None
+    test: Split | None
     class_names: tuple
+    decode: Callable
+    image_shape: tuple
     note: str = ""
-
-    @property
-    def image_shape(self):
-        """(H, W), None where images differ."""
-        return tuple(self.train.element_spec[0].shape[:2])
 
 
 def load(config, data_dir=None):
     """The data set that `config` names, in full and in a fixed order.
 
     Args:
-        config: `dataset`, `train_split` and `test_split` count.
-        data_dir: where TFDS keeps prepared data; None for its own default.
+        config: `dataset`, `source` and the splits count: the encoder is trained on `train_split`,
+            classifiers on `probe_split`, if that is another, and both are scored on `test_split`.
+        data_dir: where TFDS keeps prepared data, None for its own default; or the folder of images.
 
     Raises:
         InputError: an unknown name or split, data that is neither prepared nor downloadable, or
             data that is not images of one or three channels with a class each.
     """
-    if config.dataset == "photo_patches":
+    if config.source == "photo_patches":
         return photo_patches()
-    return from_tfds(config, data_dir)
+    if data_dir is not None and not pathlib.Path(data_dir).is_dir():
+        raise InputError(f"data_dir must be an existing directory. Received: data_dir={data_dir}")
+    return (from_folder if config.source == "folder" else from_tfds)(config, data_dir)
 
 
 def photo_patches(size=32, train_count=300, test_count=60, seed=0):
@@ -93,12 +121,12 @@ def photo_patches(size=32, train_count=300, test_count=60, seed=0):
             patches = generator.permutation(patches[patches.std((1, 2)).max(1) >= FLAT])
             splits[split] += [(patch, label) for patch in patches[:count]]
 
-    datasets = []
-    for pairs in splits.values():
+    for name, pairs in splits.items():
         generator.shuffle(pairs)
-        images, labels = zip(*pairs, strict=True)
-        datasets.append(tf.data.Dataset.from_tensor_slices((np.stack(images), np.array(labels))))
-    return Data(*datasets, len(splits["train"]), len(splits["test"]), PHOTOGRAPHS)
+        images, labels = map(np.stack, zip(*pairs, strict=True))
+        splits[name] = Split(tf.data.Dataset.from_tensor_slices((images, labels)), len(labels))
+    train, test = splits.values()
+    return Data(train, train, test, PHOTOGRAPHS, lambda image: image, (size, size))
 
 
 def _photograph(name):
@@ -115,8 +143,6 @@ def _photograph(name):
 
 def from_tfds(config, data_dir):
     """An image-classification set of TFDS, prepared if need be; see `load`."""
-    if data_dir is not None and not pathlib.Path(data_dir).is_dir():
-        raise InputError(f"data_dir must be an existing directory. Received: data_dir={data_dir}")
     try:
         builder = tfds.builder(config.dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -143,26 +169,31 @@ def from_tfds(config, data_dir):
         )
     gray = image.shape[-1] == 1
 
-    def supervised(example):
-        pixels = example["image"]
-        return tf.image.grayscale_to_rgb(pixels) if gray else pixels, example["label"]
+    def decode(record):
+        pixels = image.decode_example(record)
+        return tf.image.grayscale_to_rgb(pixels) if gray else pixels
 
-    datasets, sizes = [], []
-    for split in (config.train_split, config.test_split):
+    def split(name):
         try:
-            sizes.append(builder.info.splits[split].num_examples)
+            size = builder.info.splits[name].num_examples
         except (KeyError, ValueError) as error:
             raise InputError(
                 f"The splits of {config.dataset} are {', '.join(builder.info.splits)}, whole or in "
-                f"part as in train[:10%]. Received: {split!r}"
+                f"part as in train[:10%]. Received: {name!r}"
             ) from error
-        datasets.append(
-            builder.as_dataset(split=split, shuffle_files=False).map(
-                supervised, num_parallel_calls=tf.data.AUTOTUNE
-            )
-        )
-    note = "grey images, repeated to three channels" if gray else ""
-    return Data(*datasets, *sizes, tuple(label.names), note)
+        encoded = builder.as_dataset(split=name, decoders={"image": tfds.decode.SkipDecoding()})
+        return Split(encoded.map(lambda example: (example["image"], example["label"])), size)
+
+    train, test = split(config.train_split), split(config.test_split)
+    return Data(
+        train,
+        split(config.probe_split) if config.probe_split else train,
+        test,
+        tuple(label.names),
+        decode,
+        image.shape[:2],
+        "grey images, repeated to three channels" if gray else "",
+    )
 
 
 def _prepare(builder):
@@ -178,3 +209,61 @@ def _prepare(builder):
             f"{builder.name} is not prepared in {builder.data_dir} and could not be downloaded "
             f"({reason[0]}); prepare it with: tfds build {builder.name} --data_dir=DIR"
         ) from error
+
+
+def from_folder(config, folder):
+    """Images in `folder`/<split>/<class>/, or all in `folder`/<train split>/, without classes.
+
+    Raises:
+        InputError: a folder without images, or classes that differ between the splits.
+    """
+    train, test = (
+        pathlib.Path(folder or "") / name for name in (config.train_split, config.test_split)
+    )
+    if folder is None or not train.is_dir():
+        raise InputError(
+            f"data_dir must name a folder with {config.train_split}/<class>/ and "
+            f"{config.test_split}/<class>/, or with images in {config.train_split}/. "
+            f"Received: data_dir={folder}"
+        )
+    class_names = _subfolders(train)
+    if not class_names:
+        unlabelled = _files(train, {"": UNLABELLED})
+        return Data(unlabelled, None, None, (), _decode_file, (None, None))
+    if _subfolders(test) != class_names:
+        different = sorted(set(class_names) ^ set(_subfolders(test)))
+        raise InputError(
+            f"{train} and {test} must hold the same classes. Received: {len(class_names)} and "
+            f"{len(_subfolders(test))}, of which only one has {', '.join(different[:5])}"
+        )
+    labels = {name: label for label, name in enumerate(class_names)}
+    train, test = _files(train, labels), _files(test, labels)
+    return Data(train, train, test, class_names, _decode_file, (None, None))
+
+
+def _subfolders(folder):
+    return tuple(sorted(path.name for path in folder.glob("*/")))
+
+
+def _files(folder, labels):
+    """The images in the subfolders of `folder` that `labels` names, in a fixed random order."""
+    examples = []
+    for name, label in labels.items():
+        files = sorted((folder / name).rglob("*"))
+        found = [(str(file), label) for file in files if file.suffix.lower() in EXTENSIONS]
+        if not found:
+            raise InputError(
+                f"Images must end in {', '.join(EXTENSIONS)}. Received: {folder / name}, which "
+                "holds none"
+            )
+        examples += found
+    # By class, as they are on disk, no shuffle buffer would mix them.
+    np.random.default_rng(0).shuffle(examples)
+    paths, labels = zip(*examples, strict=True)
+    labels = np.array(labels, "int64")
+    return Split(tf.data.Dataset.from_tensor_slices((list(paths), labels)), len(labels))
+
+
+def _decode_file(path):
+    image = tf.io.decode_image(tf.io.read_file(path), 3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))

@@ -1,4 +1,7 @@
-"""AMDIM: encoder, embeddings and probes with the training step that joins them (Equation 5)."""
+"""AMDIM: encoder, embeddings and probes with the training step that joins them (Equation 5).
+
+And its yardstick, the same encoder and probes trained with labels.
+"""
 
 import keras
 import tensorflow as tf
@@ -9,16 +12,71 @@ from amdim_tf.embeddings import Phi
 from amdim_tf.probes import NAMES, Probes, probe_loss
 
 
-class AMDIM(keras.Model):
-    """Trains an encoder by the multiscale objective, with probes beside it that measure f1.
+class Classifier(keras.Model):
+    """An encoder with linear and MLP classifiers on its f1, trained with labels.
 
     `fit` takes batches `((x1, x2), labels)`: two normalised views (B,S,S,3) float and labels (B,)
-    int, which only the probes see. `evaluate` takes `(images, labels)`. Calling the model on
-    images gives the probes' logits.
+    int, -1 where unknown. `evaluate` takes `(images, labels)`. Calling the model on images gives
+    the classifiers' logits.
 
     Args:
         encoder: an `Encoder`.
-        classes: number of classes, for the probes.
+        classes: number of classes; 0 for none and no classifiers.
+        frozen: whether the encoder stays as it is, in inference mode: what the classifiers then
+            learn measures it. Otherwise it is trained with them.
+    """
+
+    def __init__(self, encoder, classes, frozen=False, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder, self.frozen = encoder, frozen
+        self.probes = Probes(classes, name="probes")
+        names = NAMES if classes else ()
+        self.probe_means = means(*(f"{n}_{kind}" for n in names for kind in ("loss", "accuracy")))
+        self.probes.build((None, encoder.nrkhs))
+        self.built = True
+
+    def call(self, images, training=False):
+        return self.probes(self.encoder(images, training=training)["f1"], training=training)
+
+    def train_step(self, data):
+        (x1, x2), labels = data
+        images, labels = ops.concatenate([x1, x2]), ops.concatenate([labels, labels])
+        trained = (self.probes if self.frozen else self).trainable_variables
+        with tf.GradientTape() as tape:
+            f1 = self.encoder(images, training=not self.frozen, views=2)["f1"]
+            logits = self.probes(f1, training=True)
+            losses = {name: probe_loss(labels, logits[name]) for name in logits}
+            total = self.optimizer.scale_loss(sum(losses.values()))
+        self.optimizer.apply(tape.gradient(total, trained), trained)
+        self.measure_probes(labels, logits, losses)
+        return results(self.probe_means)
+
+    def test_step(self, data):
+        images, labels = data
+        logits = self(images, training=False)
+        losses = {name: probe_loss(labels, logits[name]) for name in logits}
+        self.measure_probes(labels, logits, losses)
+        return results(self.probe_means)
+
+    def measure_probes(self, labels, logits, losses):
+        """Counts the accuracy of `logits` {name: (B,classes)} on the images of known label."""
+        known = ops.cast(labels >= 0, "float32")
+        for name in logits:
+            hits = keras.metrics.sparse_categorical_accuracy(labels, logits[name])
+            self.probe_means[f"{name}_accuracy"].update_state(hits, known)
+            # Weighted, so that a smaller last batch of the test set counts by its images.
+            self.probe_means[f"{name}_loss"].update_state(losses[name], ops.sum(known))
+
+
+class AMDIM(Classifier):
+    """Trains an encoder by the multiscale objective, with probes beside it that measure f1.
+
+    `fit`, `evaluate` and calls are as those of `Classifier`; only the probes see the labels, and
+    their gradient does not reach the encoder.
+
+    Args:
+        encoder: an `Encoder`.
+        classes: number of classes, for the probes; 0 for none.
         tasks: n-to-m tasks, see `nce.parse_tasks`.
         clip, regulariser: see `nce.nce`.
         seed: of the antecedent locations, which are a function of (seed, step).
@@ -32,32 +90,25 @@ class AMDIM(keras.Model):
     def __init__(
         self, encoder, classes, tasks="1-5,1-7,5-5", clip=20.0, regulariser=5e-2, seed=0, **kwargs
     ):
-        super().__init__(**kwargs)
-        self.encoder, self.seed = encoder, seed
-        self.tasks, self.clip, self.regulariser = nce.parse_tasks(tasks), clip, regulariser
-        self.phi5, self.phi7 = (
-            Phi(encoder.nrkhs, encoder.use_bn, dtype=encoder.dtype_policy, name=f"phi{n}")
-            for n in (5, 7)
-        )
-        self.probes = Probes(classes, name="probes")
-
+        super().__init__(encoder, classes, **kwargs)
+        self.seed, self.tasks = seed, nce.parse_tasks(tasks)
+        self.clip, self.regulariser = clip, regulariser
         names = [f"{n}-{m}" for n, m in self.tasks]
         self.objective_means = means(
             "loss",
             "regulariser",
             *(f"{kind}_{name}" for kind in ("nce", "bound") for name in names),
         )
-        self.probe_means = means(*(f"{n}_{kind}" for n in NAMES for kind in ("loss", "accuracy")))
-        self.build((None, encoder.image_size, encoder.image_size, 3))
-
-    def build(self, input_shape):
-        features = self.encoder.compute_output_spec(keras.KerasTensor(input_shape))
-        self.phi5.build(features["f5"].shape)
-        self.phi7.build(features["f7"].shape)
-        self.probes.build(features["f1"].shape)
-
-    def call(self, images, training=False):
-        return self.probes(self.encoder(images, training=training)["f1"], training=training)
+        self.phi5, self.phi7 = (
+            Phi(encoder.nrkhs, encoder.use_bn, dtype=encoder.dtype_policy, name=f"phi{n}")
+            for n in (5, 7)
+        )
+        images = keras.KerasTensor((None, encoder.image_size, encoder.image_size, 3))
+        self.embed(images)  # symbolic: builds phi
+        # A phi that no task scores would get no gradient.
+        self.phi5.trainable, self.phi7.trainable = (
+            any(n in task for task in self.tasks) for n in (5, 7)
+        )
 
     def embed(self, images, training=False, views=1):
         """Embeddings {1: (V*B,nrkhs), 5: (V*B,5,5,nrkhs), 7: (V*B,7,7,nrkhs)} of V views."""
@@ -103,9 +154,9 @@ class AMDIM(keras.Model):
         with tf.GradientTape() as tape:
             losses, penalty, f1 = self.objective(x1, x2, locations)
             total = sum(losses.values()) + penalty
-            logits = self.probes(f1, training=True)
-            probe_losses = {name: probe_loss(labels, logits[name]) for name in NAMES}
-            # One sum trains both: `Probes` stops its gradient before it reaches f1.
+            logits = self.probes(ops.stop_gradient(f1), training=True)
+            probe_losses = {name: probe_loss(labels, logits[name]) for name in logits}
+            # One sum trains both: no gradient of the probes reaches f1.
             trained = self.optimizer.scale_loss(total + sum(probe_losses.values()))
         gradients = tape.gradient(trained, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -117,22 +168,8 @@ class AMDIM(keras.Model):
             values[f"bound_{n}-{m}"] = nce.information_bound(loss, batch, m)
         for name, value in values.items():
             self.objective_means[name].update_state(value)
-        self._measure_probes(labels, logits, probe_losses)
+        self.measure_probes(labels, logits, probe_losses)
         return results(self.objective_means) | results(self.probe_means)
-
-    def test_step(self, data):
-        images, labels = data
-        logits = self(images, training=False)
-        losses = {name: probe_loss(labels, logits[name]) for name in NAMES}
-        self._measure_probes(labels, logits, losses)
-        return results(self.probe_means)
-
-    def _measure_probes(self, labels, logits, losses):
-        for name in NAMES:
-            hits = keras.metrics.sparse_categorical_accuracy(labels, logits[name])
-            self.probe_means[f"{name}_accuracy"].update_state(hits)
-            # Weighted, so that a smaller last batch of the test set counts by its images.
-            self.probe_means[f"{name}_loss"].update_state(losses[name], ops.shape(labels)[0])
 
 
 def means(*names):

@@ -16,12 +16,12 @@ def steps_per_epoch(data, config):
     Raises:
         InputError: a batch larger than the data set.
     """
-    if config.batch_size > data.train_size:
+    if config.batch_size > data.train.size:
         raise InputError(
-            f"batch_size must be at most the {data.train_size} training images of "
+            f"batch_size must be at most the {data.train.size} training images of "
             f"{config.dataset}. Received: batch_size={config.batch_size}"
         )
-    return data.train_size // config.batch_size
+    return data.train.size // config.batch_size
 
 
 def train_batches(data, config, first_step, last_step):
@@ -45,22 +45,27 @@ def train_batches(data, config, first_step, last_step):
             pairs = views.recolor(tf.transpose(images, (1, 0, 2, 3, 4)), policy, draws)
         return tuple(tf.unstack(views.normalize(pairs, config.mean, config.std)))
 
+    def decode(record, label):
+        return data.decode(record), label
+
     def reframe_one(index, example):
         # Images of different shapes are cut to size one by one, before they form a batch.
-        image, label = example
+        image, label = decode(*example)
         pair = views.reframe(image[None], size, policy, views.draw((config.seed, index), 1))
         return tf.ensure_shape(pair[:, 0], (2, size, size, 3)), label
 
     def epoch(number):
         # The order depends on this function's own seed as well, which would else be the global one.
         tf.compat.v1.set_random_seed(1)
-        examples = data.train.shuffle(
-            min(SHUFFLE_IMAGES, data.train_size),
+        examples = data.train.examples.shuffle(
+            min(SHUFFLE_IMAGES, data.train.size),
             seed=config.seed + number,
             reshuffle_each_iteration=False,
         )
-        if not same_shape:
-            first = number * data.train_size
+        if same_shape:
+            examples = examples.map(decode, num_parallel_calls=AUTOTUNE)
+        else:
+            first = number * data.train.size
             examples = examples.enumerate(first).map(reframe_one, num_parallel_calls=AUTOTUNE)
         return examples.batch(batch, drop_remainder=True)
 
@@ -82,12 +87,13 @@ def train_batches(data, config, first_step, last_step):
     )
 
 
-def test_batches(dataset, config):
-    """All of `dataset` as at test time: batches (normalised images (N,S,S,3), labels (N,))."""
+def test_batches(data, split, config):
+    """All of a `split` of `data` as at test time: (normalised images (N,S,S,3), labels (N,))."""
 
-    def transform(image, label):
-        image = views.center(image[None], config.image_size)[0]
+    def transform(record, label):
+        image = views.center(data.decode(record)[None], config.image_size)[0]
         image = tf.ensure_shape(image, (config.image_size, config.image_size, 3))
         return views.normalize(image, config.mean, config.std), label
 
-    return dataset.map(transform, num_parallel_calls=AUTOTUNE).batch(TEST_BATCH).prefetch(AUTOTUNE)
+    examples = split.examples.map(transform, num_parallel_calls=AUTOTUNE)
+    return examples.batch(TEST_BATCH).prefetch(AUTOTUNE)

@@ -12,12 +12,12 @@ HIDDEN_UNITS = 1024
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class Probes(keras.layers.Layer):
-    """Features (B,D) to logits {"linear": (B,classes), "mlp": (B,classes)}; no gradient goes back.
+    """Features (B,D) to logits {"linear": (B,classes), "mlp": (B,classes)}.
 
     The MLP is dropout, dense, batch norm, ReLU, dropout, dense, as in the reference.
 
     Args:
-        classes: number of classes.
+        classes: number of classes; without any there are no logits.
     """
 
     def __init__(self, classes, **kwargs):
@@ -25,6 +25,9 @@ class Probes(keras.layers.Layer):
         self.classes = classes
 
     def build(self, input_shape):
+        if not self.classes:
+            return
+
         def dense(units, fan_in, use_bias=True):
             return keras.layers.Dense(
                 units,
@@ -49,7 +52,8 @@ class Probes(keras.layers.Layer):
         self.mlp.build(input_shape)
 
     def call(self, features, training=False):
-        features = ops.stop_gradient(features)
+        if not self.classes:
+            return {}
         return {"linear": self.linear(features), "mlp": self.mlp(features, training=training)}
 
     def get_config(self):
@@ -59,9 +63,14 @@ class Probes(keras.layers.Layer):
 def probe_loss(labels, logits):
     """Cross entropy of softly clipped `logits` (B,classes) plus a penalty on their square; scalar.
 
-    The clip 10*tanh(logits/10) and the penalty's weight 1e-3 are the reference's.
+    The clip 10*tanh(logits/10) and the penalty's weight 1e-3 are the reference's. Images of label
+    -1, of no known class, do not count in the cross entropy.
     """
     logits = ops.cast(logits, "float32")
+    known = ops.cast(labels >= 0, "float32")
     clipped = 10 * ops.tanh(logits / 10)
-    entropy = keras.losses.sparse_categorical_crossentropy(labels, clipped, from_logits=True)
-    return ops.mean(entropy) + 1e-3 * ops.mean(ops.square(logits))
+    entropy = keras.losses.sparse_categorical_crossentropy(
+        ops.maximum(labels, 0), clipped, from_logits=True
+    )
+    entropy = ops.sum(known * entropy) / ops.maximum(ops.sum(known), 1.0)
+    return entropy + 1e-3 * ops.mean(ops.square(logits))

@@ -12,10 +12,14 @@ result.json     accuracies and how they were obtained; written last
 import json
 import os
 import pathlib
+import platform
+import sys
 
+import keras
 import tensorflow as tf
 
 from amdim_tf.config import fields
+from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
 
 KEPT_CHECKPOINTS = 2
@@ -31,7 +35,6 @@ class RunDirectory:
 
     def __init__(self, path, config):
         self.path = pathlib.Path(path)
-        self.result_path = self.path / "result.json"
         config_path = self.path / "config.json"
         config = fields(config)
         try:
@@ -43,11 +46,11 @@ class RunDirectory:
                         f"Received: workdir={path}, which holds other files"
                     )
                 write_json(config_path, config)
-            existing = json.loads(config_path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except OSError as error:
             raise InputError(
                 f"workdir cannot be used: {error}. Received: workdir={path}"
             ) from error
+        existing = read_config(path)
         differing = [
             f"{name} is {existing.get(name)} there and {config.get(name)} here"
             for name in sorted(existing.keys() | config.keys())
@@ -58,10 +61,6 @@ class RunDirectory:
                 f"workdir={path} belongs to another configuration ({'; '.join(differing)}); "
                 "name another --workdir, or the same configuration to go on"
             )
-
-    def result(self):
-        """The result of a finished run, else None."""
-        return json.loads(self.result_path.read_text()) if self.result_path.exists() else None
 
     def checkpoints(self, model):
         """A manager that saves `model`, compiled and built, and its optimiser."""
@@ -77,6 +76,72 @@ class RunDirectory:
             lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if is_whole(line) and json.loads(line)["step"] <= step]
             write_text(path, "".join(kept))
+
+
+def read_config(path):
+    """The flat config of the run in `path`, as `config.fields` gives it."""
+    try:
+        config = json.loads((pathlib.Path(path or "") / "config.json").read_text())
+        if not isinstance(config, dict):
+            raise ValueError("config.json holds no fields")
+        return config
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"workdir must be a run directory with its config.json. Received: workdir={path}"
+        ) from error
+
+
+def read_result(path):
+    """The result of the run in `path` if it is finished, else None."""
+    path = pathlib.Path(path) / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def load_encoder(path):
+    """The encoder of the run in `path` at its last checkpoint, and its training step.
+
+    Raises:
+        InputError: no run, or one without a checkpoint.
+    """
+    config = read_config(path)
+    checkpoint = tf.train.latest_checkpoint(str(pathlib.Path(path) / "checkpoints"))
+    if checkpoint is None:
+        raise InputError(
+            f"workdir must hold a checkpoint, which training writes after each epoch and when it "
+            f"stops. Received: workdir={path}"
+        )
+    sizes = ("image_size", "ndf", "nrkhs", "ndepth", "use_bn")
+    encoder = Encoder(**{name: config[name] for name in sizes}, name="encoder")
+    part = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder))
+    part.restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    return encoder, int(checkpoint.rsplit("-", 1)[1])
+
+
+def environment():
+    """What a result was obtained with: hardware, versions and command."""
+    return {
+        "hardware": hardware(),
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "command": sys.argv,
+    }
+
+
+def hardware():
+    """The processor's name, number of cores and accelerators."""
+    try:
+        names = pathlib.Path("/proc/cpuinfo").read_text().split("model name\t: ")
+        processor = names[1].splitlines()[0]
+    except (OSError, IndexError):
+        processor = platform.processor() or platform.machine()
+    accelerators = [
+        tf.config.experimental.get_device_details(device).get("device_name", device.name)
+        for device in tf.config.list_physical_devices("GPU")
+    ]
+    return ", ".join([f"{os.cpu_count()} cores of {processor}", *accelerators])
 
 
 def is_whole(line):

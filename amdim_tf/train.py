@@ -1,35 +1,36 @@
 """The command `python -m amdim_tf.train`: from a data set to a measured and exported encoder."""
 
+import dataclasses
 import os
 import pathlib
-import platform
-import sys
 import time
 
 import keras
 import tensorflow as tf
-from absl import flags, logging
+from absl import flags
 
 from amdim_tf import command, datasets, pipeline, protocols
 from amdim_tf.callbacks import Checkpoints, Measurements, Progress
-from amdim_tf.config import check_config, fields
+from amdim_tf.config import VARIANTS, check_config, fields, load_config
 from amdim_tf.encoder import Encoder
+from amdim_tf.errors import InputError
 from amdim_tf.export import export_encoder
-from amdim_tf.model import AMDIM
+from amdim_tf.model import AMDIM, Classifier
 from amdim_tf.optimizer import AdamL2, WarmupStepDecay
-from amdim_tf.run_directory import RunDirectory, write_json
+from amdim_tf.run_directory import RunDirectory, environment, hardware, read_result, write_json
 
 FLAGS = flags.FLAGS
 INTERRUPTED = 130
 
 
-def train(config, workdir, data_dir=None):
+def train(config, workdir, data_dir=None, baselines=True):
     """Trains, measures and exports an encoder, or goes on where an earlier run of it stopped.
 
     Args:
         config: a config, see `amdim_tf.config`.
         workdir: the run directory, see `amdim_tf.run_directory`.
-        data_dir: where TFDS keeps prepared data.
+        data_dir: where the data is, see `datasets.load`.
+        baselines: whether to measure an untrained encoder and raw pixels, too.
 
     Returns:
         What result.json holds: accuracies, config, hardware, versions and time.
@@ -41,10 +42,14 @@ def train(config, workdir, data_dir=None):
     started = time.time()
     check_config(config)
     data = datasets.load(config, data_dir)
+    if config.objective == "supervised" and not data.class_names:
+        raise InputError(
+            f"The supervised objective needs classes. Received: {config.dataset} without any"
+        )
     epoch_steps = pipeline.steps_per_epoch(data, config)
     last_step = config.steps or config.epochs * epoch_steps
     run = RunDirectory(workdir, config)
-    if result := run.result():
+    if result := read_result(workdir):
         print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
         return result
 
@@ -55,7 +60,7 @@ def train(config, workdir, data_dir=None):
     run.forget_metrics_after(first_step)
     print(plan(config, data, model, first_step, last_step, run.path))
 
-    test = pipeline.test_batches(data.test, config)
+    test = data.test and pipeline.test_batches(data, data.test, config)
     if first_step < last_step:
         try:
             model.fit(
@@ -72,8 +77,7 @@ def train(config, workdir, data_dir=None):
             checkpoints.save(int(model.optimizer.iterations))
             raise
 
-    print("Measuring the encoder, an untrained one and raw pixels ...", flush=True)
-    accuracy = measure(model, config, data, test)
+    accuracy = measure(model, config, data, test, baselines) if data.class_names else {}
     model.encoder.save(run.path / ".unfinished.keras")
     os.replace(run.path / ".unfinished.keras", run.path / "encoder.keras")
     if not (run.path / "export" / "1").exists():
@@ -83,17 +87,11 @@ def train(config, workdir, data_dir=None):
         "steps": last_step,
         "seconds": round(time.time() - started, 1),
         "config": fields(config),
-        "train_images": data.train_size,
-        "test_images": data.test_size,
-        "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "command": sys.argv,
+        "train_images": data.train.size,
+        "test_images": data.test.size if data.test else 0,
+        **environment(),
     }
-    write_json(run.result_path, result)
+    write_json(run.path / "result.json", result)
     print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
     return result
 
@@ -104,7 +102,11 @@ def build(config, classes, last_step):
     encoder = Encoder(
         config.image_size, config.ndf, config.nrkhs, config.ndepth, config.use_bn, name="encoder"
     )
-    model = AMDIM(encoder, classes, config.tasks, config.clip, config.regulariser, config.seed)
+    if config.objective == "supervised":
+        model = Classifier(encoder, classes)
+    else:
+        clip = config.clip or None
+        model = AMDIM(encoder, classes, config.tasks, clip, config.regulariser, config.seed)
     schedule = WarmupStepDecay(
         config.learning_rate,
         min(config.warmup_steps, last_step // 5),
@@ -118,21 +120,27 @@ def build(config, classes, last_step):
     return model
 
 
-def measure(model, config, data, test):
-    """Accuracies {row: {"linear", "mlp", "knn"}} on the whole test set."""
+def measure(model, config, data, test, baselines):
+    """Accuracies {row: {"linear", "mlp", "knn"}} on the whole test set, see `ROWS`."""
+    print("Measuring the encoder ...", flush=True)
     classes = len(data.class_names)
-    images = data.train.take(config.probe_images)
-    known = pipeline.test_batches(images, config)
-    online = model.evaluate(test, return_dict=True, verbose=0)
+    beside = model.evaluate(test, return_dict=True, verbose=0)
+    images = dataclasses.replace(data.probe, examples=data.probe.examples.take(config.probe_images))
+    known = pipeline.test_batches(data, images, config)
+
+    def frozen(encode, *encoder):
+        features = [encode(*encoder, batches) for batches in (known, test)]
+        return protocols.measure(*features, classes, config.seed)
+
     accuracy = {
-        "beside": {name: online[f"{name}_accuracy"] for name in protocols.NAMES},
+        "beside": {name: beside[f"{name}_accuracy"] for name in protocols.NAMES},
+        "frozen": frozen(protocols.encode, model.encoder),
     }
-    untrained = build(config, classes, 1).encoder
-    for name, encoder in (("amdim", model.encoder), ("untrained", untrained)):
-        features = [protocols.encode(encoder, batches) for batches in (known, test)]
-        accuracy[name] = protocols.measure(*features, classes, config.seed)
-    pixels = [protocols.raw_pixels(batches) for batches in (known, test)]
-    accuracy["raw_pixels"] = protocols.measure(*pixels, classes, config.seed)
+    if baselines:
+        print("Measuring an untrained encoder and raw pixels ...", flush=True)
+        untrained = build(config, classes, 1).encoder
+        accuracy["untrained"] = frozen(protocols.encode, untrained)
+        accuracy["raw_pixels"] = frozen(protocols.raw_pixels)
     return accuracy
 
 
@@ -142,16 +150,17 @@ def plan(config, data, model, first_step, last_step, path):
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
     encoder = model.encoder.count_params()
     start = f" from step {first_step}" if first_step else ""
+    objective = f"tasks {config.tasks}" if config.objective == "amdim" else config.objective
     return "\n".join(
         [
-            f"data      {config.dataset}: {data.train_size} training and {data.test_size} test "
-            f"images of {shape} pixels, {len(data.class_names)} classes"
-            + (f" ({data.note})" if data.note else ""),
+            f"data      {config.dataset}: {data.train.size} training and "
+            f"{data.test.size if data.test else 0} test images of {shape} pixels, "
+            f"{len(data.class_names)} classes" + (f" ({data.note})" if data.note else ""),
             f"model     ndf {config.ndf}, nrkhs {config.nrkhs}, ndepth {config.ndepth} at "
             f"{config.image_size} pixels: {encoder:,} parameters in the encoder, "
             f"{model.count_params():,} in all",
             f"training  {last_step} steps of {config.batch_size} images{start}, "
-            f"tasks {config.tasks}, seed {config.seed}",
+            f"{objective}, seed {config.seed}",
             f"devices   {devices} ({hardware()})",
             f"writes    {path}",
         ]
@@ -159,8 +168,8 @@ def plan(config, data, model, first_step, last_step, path):
 
 
 ROWS = {
-    "beside": "AMDIM, probes trained beside it",
-    "amdim": "AMDIM, frozen",
+    "beside": "encoder, probes trained beside it",
+    "frozen": "encoder, frozen",
     "untrained": "untrained encoder, frozen",
     "raw_pixels": "raw pixels",
 }
@@ -169,40 +178,29 @@ ROWS = {
 def table(result):
     """The accuracies of a result as a table."""
     config = result["config"]
+    if not result["accuracy"]:
+        return f"{config['dataset']} has no classes by which to measure the encoder."
     lines = [
         f"Accuracy on the {result['test_images']} test images of {config['dataset']}",
         f"{'':34}{'linear':>8}{'MLP':>8}{'kNN':>8}",
     ]
-    for key, title in ROWS.items():
-        row = result["accuracy"][key]
+    for key, row in result["accuracy"].items():
         cells = (
             f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in ("linear", "mlp", "knn")
         )
-        lines.append(f"{title:34}" + "".join(cells))
+        lines.append(f"{ROWS[key]:34}" + "".join(cells))
     return "\n".join(lines)
 
 
-def hardware():
-    """The processor's name, number of cores and accelerators."""
-    try:
-        names = pathlib.Path("/proc/cpuinfo").read_text().split("model name\t: ")
-        processor = names[1].splitlines()[0]
-    except (OSError, IndexError):
-        processor = platform.processor() or platform.machine()
-    accelerators = [
-        tf.config.experimental.get_device_details(device).get("device_name", device.name)
-        for device in tf.config.list_physical_devices("GPU")
-    ]
-    return ", ".join([f"{os.cpu_count()} cores of {processor}", *accelerators])
+def run_name(config):
+    """The folder of a run, such as cifar10-small--multiscale-seed0."""
+    dataset = config.dataset.replace("/", "_")
+    return "-".join(filter(None, [dataset, config.size, config.variant, f"seed{config.seed}"]))
 
 
 def main():
-    logging.set_verbosity(logging.ERROR)
-    config = FLAGS.config
-    for name in ("seed", "epochs", "steps"):
-        if FLAGS[name].present:
-            config[name] = FLAGS[name].value
-    workdir = FLAGS.workdir or f"runs/{config.dataset}-{FLAGS.size}-seed{config.seed}"
+    config = command.configured("seed", "epochs", "steps")
+    workdir = FLAGS.workdir or pathlib.Path("runs") / run_name(config)
     try:
         train(config, workdir, FLAGS.data_dir)
     except KeyboardInterrupt:
@@ -211,9 +209,10 @@ def main():
 
 
 if __name__ == "__main__":
-    command.define_data_flags()
-    flags.DEFINE_string("workdir", None, "run directory; runs/<dataset>-<size>-seed<seed> if none")
+    command.define_training_flags()
+    flags.DEFINE_string(
+        "variant", "", f"what to change, of {', '.join(VARIANTS)}; several by commas"
+    )
+    flags.DEFINE_string("workdir", None, "run directory; a name in runs/ if none")
     flags.DEFINE_integer("seed", None, "of weights, order of the data, views and locations")
-    flags.DEFINE_integer("epochs", None, "passes over the training images")
-    flags.DEFINE_integer("steps", None, "updates; takes precedence over epochs")
-    command.run(main)
+    command.run(main, load_config)

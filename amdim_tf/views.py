@@ -11,6 +11,8 @@ import math
 
 import tensorflow as tf
 
+from amdim_tf.autoaugment import POLICIES, strengthen
+from amdim_tf.color import grayscale, jitter, pixelwise
 from amdim_tf.errors import InputError
 
 GEOMETRIES = ("translate", "crop", "none")
@@ -33,6 +35,7 @@ class Policy:
         jitter: brightness, contrast and saturation factors are uniform in 1 +- `jitter`.
         hue: hue shifts are uniform in +- `hue` of the colour circle.
         gray_probability: of dropping all colour, for each view.
+        autoaugment: the Fast AutoAugment policy, "cifar10" or "imagenet", or none.
     """
 
     geometry: str = "translate"
@@ -41,13 +44,16 @@ class Policy:
     jitter: float = 0.4
     hue: float = 0.2
     gray_probability: float = 0.25
+    autoaugment: str = ""
 
     def __post_init__(self):
-        if self.geometry not in GEOMETRIES:
-            raise InputError(
-                f"geometry must be one of {', '.join(GEOMETRIES)}. Received: {self.geometry!r}"
-            )
-        limits = {field.name: 1.0 for field in dataclasses.fields(self)[1:]} | {"hue": 0.5}
+        for name, valid in (("geometry", GEOMETRIES), ("autoaugment", ("", *POLICIES))):
+            if getattr(self, name) not in valid:
+                raise InputError(
+                    f"{name} must be one of {', '.join(map(repr, valid))}. "
+                    f"Received: {getattr(self, name)!r}"
+                )
+        limits = {field.name: 1.0 for field in dataclasses.fields(self)[1:-1]} | {"hue": 0.5}
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
                 raise InputError(
@@ -56,12 +62,12 @@ class Policy:
 
 
 def draw(seed, batch):
-    """The random numbers behind the views of `batch` images: (33,2,batch) float32 in [0, 1).
+    """The random numbers behind the views of `batch` images: (42,2,batch) float32 in [0, 1).
 
     The same `seed` (2,) int, such as (seed, step), gives the same draws on any machine. Keep this
     out of compiled functions: XLA gives stateless draws other values (TensorFlow issue 117644).
     """
-    return tf.random.stateless_uniform([33, 2, batch], seed, alg="philox")
+    return tf.random.stateless_uniform([42, 2, batch], seed, alg="philox")
 
 
 def two_views(images, size, policy, draws):
@@ -71,7 +77,7 @@ def two_views(images, size, policy, draws):
         images: (B,H,W,3) uint8 or float in [0, 255].
         size: S, the side of the views.
         policy: a `Policy`.
-        draws: (33,2,B), from `draw`.
+        draws: (42,2,B), from `draw`.
 
     Returns:
         (2,B,S,S,3) float32: x1 and x2. A horizontal flip is shared by both; all else is
@@ -103,8 +109,13 @@ def reframe(images, size, policy, draws):
 
 
 def recolor(views, policy, draws):
-    """The colour half of `two_views`: jitter in random order, then grey, of views (2,B,S,S,3)."""
-    draws = draws[23:]
+    """The colour half of `two_views`, of views (2,B,S,S,3).
+
+    Fast AutoAugment, if asked for, then jitter in random order, then grey.
+    """
+    if policy.autoaugment:
+        views = strengthen(views, policy.autoaugment, draws[33:])
+    draws = draws[23:33]
     signed = 2 * draws - 1
     jittered = jitter(
         views,
@@ -113,8 +124,8 @@ def recolor(views, policy, draws):
         order=draws[4:7],
         before=tf.cast(4 * draws[7], tf.int32),
     )
-    views = tf.where(_pixelwise(draws[8] < policy.jitter_probability), jittered, views)
-    return tf.where(_pixelwise(draws[9] < policy.gray_probability), grayscale(views), views)
+    views = tf.where(pixelwise(draws[8] < policy.jitter_probability), jittered, views)
+    return tf.where(pixelwise(draws[9] < policy.gray_probability), grayscale(views), views)
 
 
 def center(images, size):
@@ -224,87 +235,9 @@ def random_boxes(draws, height, width):
     return top, left, crop_height, crop_width
 
 
-# Colour
-
-BRIGHTNESS, CONTRAST, SATURATION = range(3)
-
-
-def jitter(images, factors, shift, order, before):
-    """Brightness, contrast and saturation in the order of `order`, hue after `before` of them.
-
-    A random order of four is a random order of three with the fourth put in at a random place, so
-    the costly hue is computed once: what comes after it has factor 1 before it, and vice versa.
-
-    Args:
-        images: (...,H,W,3).
-        factors: (3,...), of `adjust`.
-        shift: (...), of `shift_hue`.
-        order: (3,...), a draw for each operation; they are applied by ascending draw.
-        before: (...), 0 to 3.
-    """
-    # (3,...): the operation in each place
-    operations = tf.argsort(order, axis=0)
-    for hue_is_due in (False, True):
-        if hue_is_due:
-            images = shift_hue(images, shift)
-        for place in range(3):
-            operation = operations[place]
-            factor = sum(tf.where(operation == i, factors[i], 0.0) for i in range(3))
-            factor = tf.where((before <= place) == hue_is_due, factor, 1.0)
-            images = adjust(images, operation, factor)
-    return images
-
-
-def adjust(images, operation, factor):
-    """Scales brightness, contrast or saturation of `images` (...,H,W,3) by `factor` (...).
-
-    `operation` (...) int says which: the pixels move away from black, from the image's mean grey,
-    or from their own grey.
-    """
-    gray = grayscale(images)
-    mean = tf.reduce_mean(gray, axis=(-3, -2, -1), keepdims=True)
-    origin = tf.where(_pixelwise(operation == CONTRAST), mean, gray)
-    origin = tf.where(_pixelwise(operation == BRIGHTNESS), 0.0, origin)
-    return tf.clip_by_value(origin + _pixelwise(factor) * (images - origin), 0.0, 255.0)
-
-
-def grayscale(images):
-    """Luma (ITU-R 601) of `images` (...,3) in all three channels."""
-    r, g, b = tf.unstack(images, axis=-1)
-    luma = 0.299 * r + 0.587 * g + 0.114 * b
-    return tf.stack([luma, luma, luma], axis=-1)
-
-
-def shift_hue(images, shift):
-    """Turns the hue of `images` (...,H,W,3) by `shift` (...), a fraction of the colour circle.
-
-    PIL keeps hue and saturation in 8 bits, whose steps are visible; they are kept here too.
-    """
-    r, g, b = tf.unstack(images, axis=-1)
-    value = tf.reduce_max(images, -1)
-    chroma = value - tf.reduce_min(images, -1)
-    safe = tf.where(chroma > 0, chroma, 1.0)
-    # Comparisons that hold up when XLA recomputes a channel with other rounding; equality with
-    # `value` would not.
-    hue = tf.where(g >= b, 2 + (b - r) / safe, 4 + (r - g) / safe)
-    hue = tf.where((r >= g) & (r >= b), (g - b) / safe, hue)
-    hue = tf.floor(255 * tf.math.floormod(hue / 6 + 1, 1.0))
-    saturation = tf.floor(255 * chroma / tf.maximum(value, 1.0)) / 255
-    turn = tf.cast(tf.cast(shift * 255, tf.int32), tf.float32)[..., None, None]
-    sextant = 6 / 255 * tf.math.floormod(hue + turn, 256.0)
-    # Channel n falls short of the value by up to value * saturation, as far as hue is from its own.
-    distance = tf.math.floormod(sextant[..., None] + (5.0, 3.0, 1.0), 6.0)
-    short = tf.clip_by_value(tf.minimum(distance, 4 - distance), 0.0, 1.0)
-    return value[..., None] * (1 - saturation[..., None] * short)
-
-
 def _cubic(x):
     """PIL's bicubic kernel: Keys' with a = -1/2."""
     x = tf.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return tf.where(x < 1, near, tf.where(x < 2, far, 0.0))
-
-
-def _pixelwise(x):
-    return x[..., None, None, None]

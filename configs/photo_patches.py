@@ -13,6 +13,7 @@ SIZES = {"tiny": (32, 256, 2)}
 
 def get_config(size):
     config = base_config()
+    config.source = "photo_patches"
     config.ndf, config.nrkhs, config.ndepth = SIZES[size]
     config.batch_size = 64
     config.steps = 650

@@ -34,7 +34,7 @@ def made(name, tmp_path, **fields):
         },
         data_dir=tmp_path,
     )
-    config, _ = load_config("cifar10")
+    config = load_config("cifar10")
     config.dataset, config.batch_size = name, 4
     config.update(fields)
     return datasets.load(config, str(tmp_path)), config
@@ -54,28 +54,35 @@ def photos():
     return datasets.photo_patches()
 
 
+def decoded(data, split):
+    """All images and labels of a split."""
+    examples = [(data.decode(record).numpy(), int(label)) for record, label in split.examples]
+    return zip(*examples, strict=True)
+
+
 def test_photo_patches(photos):
-    images, labels = map(np.array, zip(*photos.train.as_numpy_iterator(), strict=True))
-    assert images.shape == (photos.train_size, 32, 32, 3) and images.dtype == np.uint8
-    assert photos.train_size > 4000 and 0.95 * 14 * 60 <= photos.test_size <= 14 * 60
+    images, labels = map(np.array, decoded(photos, photos.train))
+    assert images.shape == (photos.train.size, 32, 32, 3) and images.dtype == np.uint8
+    assert photos.train.size > 4000 and 0.95 * 14 * 60 <= photos.test.size <= 14 * 60
+    np.testing.assert_array_equal(photos.train.labels(), labels)
     assert np.bincount(labels).max() == 300 and len(np.bincount(labels)) == 14
     assert len(photos.class_names) == 14
 
     # The same patches every time, and none of the test patches among the training patches.
-    again = next(iter(datasets.photo_patches().train))[0]
+    again = next(iter(datasets.photo_patches().train.examples))[0]
     np.testing.assert_array_equal(images[0], again)
     seen = {image.tobytes() for image in images}
-    assert not any(image.tobytes() in seen for image, _ in photos.test.as_numpy_iterator())
+    assert not any(image.tobytes() in seen for image in next(decoded(photos, photos.test)))
 
 
 def test_tfds_images_and_labels_arrive_whole(tmp_path):
     data, config = made("made_square", tmp_path)
-    assert (data.train_size, data.test_size, data.image_shape) == (20, 7, (32, 32))
-    assert data.class_names == ("a", "b", "c") and data.note == ""
+    assert (data.train.size, data.test.size, data.image_shape) == (20, 7, (32, 32))
+    assert data.class_names == ("a", "b", "c") and data.note == "" and data.probe is data.train
     expected = next(examples("made_square", 7))["image"]
-    assert any((image == expected).all() for image, _ in data.test.as_numpy_iterator())
+    assert any((image == expected).all() for image in next(decoded(data, data.test)))
 
-    batches = list(pipeline.test_batches(data.test, config).as_numpy_iterator())
+    batches = list(pipeline.test_batches(data, data.test, config).as_numpy_iterator())
     images = np.concatenate([images for images, _ in batches])
     assert sorted(np.concatenate([labels for _, labels in batches])) == [0, 0, 0, 1, 1, 2, 2]
     pixels = images * np.float32(config.std) + np.float32(config.mean)
@@ -83,16 +90,24 @@ def test_tfds_images_and_labels_arrive_whole(tmp_path):
 
 
 def test_part_of_a_split(tmp_path):
-    data, _ = made("made_square", tmp_path, train_split="train[:10]")
-    assert data.train_size == len(list(data.train)) == 10
+    fields = {"train_split": "train[:10]", "probe_split": "train[:4]"}
+    data, _ = made("made_square", tmp_path, **fields)
+    assert data.train.size == len(list(data.train.examples)) == 10
+    assert data.probe.size == len(data.probe.labels()) == 4
+
+
+def test_subset_of_a_split(photos):
+    chosen = photos.test.labels() == 3
+    subset = photos.test.subset(chosen)
+    assert subset.size == chosen.sum() and (subset.labels() == 3).all()
 
 
 def test_gray_images_are_converted_and_said_to_be(tmp_path):
     data, _ = made("made_gray", tmp_path)
     assert "grey images, repeated to three channels" in data.note
-    image, _ = next(iter(data.train))
-    assert image.shape == (32, 32, 3)
-    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+    images, _ = decoded(data, data.train)
+    assert images[0].shape == (32, 32, 3)
+    np.testing.assert_array_equal(images[0][..., 0], images[0][..., 2])
 
 
 @pytest.mark.parametrize(
@@ -104,9 +119,9 @@ def test_other_images_are_refused(name, shape, tmp_path):
 
 
 def test_unknown_names_splits_and_folders(tmp_path):
-    config, _ = load_config("cifar11")
+    config = load_config("cifar11")
     with pytest.raises(
-        InputError, match="cifar10, imagenet2012, photo_patches.*nearest.*'cifar11'"
+        InputError, match="cifar10, .*imagenet2012, .*photo_patches.*nearest.*'cifar11'"
     ):
         datasets.load(config)
     with pytest.raises(InputError, match="train, test.*Received: 'validation'"):
@@ -117,7 +132,7 @@ def test_unknown_names_splits_and_folders(tmp_path):
 
 def test_what_cannot_be_downloaded_is_said_where_it_was_sought(tmp_path):
     # ImageNet's archives have to be fetched by hand, so this needs no network to fail.
-    config, _ = load_config("imagenet2012")
+    config = load_config("imagenet2012")
     with pytest.raises(InputError) as error:
         datasets.load(config, str(tmp_path))
     message = str(error.value)
@@ -127,6 +142,59 @@ def test_what_cannot_be_downloaded_is_said_where_it_was_sought(tmp_path):
 def test_sets_without_classes_are_refused(tmp_path):
     with pytest.raises(InputError, match="image and label.*made_unlabelled"):
         made("made_unlabelled", tmp_path)
+
+
+# Folders
+
+
+def folder(path, train=("cat", "dog"), val=("cat", "dog"), images=3):
+    generator = np.random.default_rng(0)
+    for split, names in (("train", train), ("val", val)):
+        for name in names:
+            (path / split / name / "more").mkdir(parents=True)
+            for i in range(images):
+                shape = (20 + i, 30, 3)
+                image = tf.io.encode_png(generator.integers(0, 256, shape).astype("uint8"))
+                place = path / split / name / ("more" if i else "") / f"{i}.PNG"
+                tf.io.write_file(str(place), image)
+            (path / split / name / "notes.txt").write_text("not an image")
+    config = load_config("image_folder")
+    config.batch_size = 4
+    return config
+
+
+def test_a_folder_of_classes(tmp_path):
+    config = folder(tmp_path)
+    data = datasets.load(config, str(tmp_path))
+    assert (data.class_names, data.train.size, data.test.size) == (("cat", "dog"), 6, 6)
+    images, labels = decoded(data, data.train)
+    assert {image.shape for image in images} == {(20, 30, 3), (21, 30, 3), (22, 30, 3)}
+    assert sorted(labels) == [0, 0, 0, 1, 1, 1] and sorted(labels) != list(labels)
+    (x1, _), labels = next(iter(pipeline.train_batches(data, config, 0, 1)))
+    assert x1.shape == (4, 128, 128, 3) and labels.shape == (4,)
+
+
+def test_a_folder_without_classes_is_for_the_encoder_alone(tmp_path):
+    config = folder(tmp_path, train=[""], val=[])
+    (tmp_path / "train" / "more").rename(tmp_path / "elsewhere")
+    data = datasets.load(config, str(tmp_path))
+    assert data.class_names == () and data.probe is None and data.test is None
+    assert list(data.train.labels()) == [-1]
+
+
+@pytest.mark.parametrize(
+    "made, expected",
+    [
+        ({"val": ["cat", "cow", "dog"]}, "same classes. Received: 2 and 3.*cow"),
+        ({"val": []}, "same classes. Received: 2 and 0.*cat, dog"),
+        ({"images": 0}, "end in .jpg.*cat, which holds none"),
+        ({"train": [], "val": []}, "data_dir must name a folder with train/<class>/"),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused(made, expected, tmp_path):
+    config = folder(tmp_path, **made)
+    with pytest.raises(InputError, match=expected):
+        datasets.load(config, str(tmp_path))
 
 
 # Batches
@@ -168,5 +236,5 @@ def test_a_batch_larger_than_the_data_set_is_refused(tmp_path):
 
 def test_test_batches_of_images_of_any_shape(tmp_path):
     data, config = made("made_any", tmp_path, image_size=64)
-    images, labels = next(iter(pipeline.test_batches(data.test, config)))
+    images, labels = next(iter(pipeline.test_batches(data, data.test, config)))
     assert images.shape == (7, 64, 64, 3) and labels.shape == (7,)

@@ -60,7 +60,7 @@ def test_layers_of_one_shape_differ_and_a_seed_repeats(models):
 
 
 def test_losses(expected, models):
-    config, _ = load_config("cifar10")
+    config = load_config("cifar10")
     images = np.load(GOLDEN / "initialisation_images.npz")["images"]
     x1 = normalize(images, config.mean, config.std)
     x2 = tf.reverse(x1, axis=[2])

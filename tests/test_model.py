@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 
 from amdim_tf.encoder import Encoder
-from amdim_tf.model import AMDIM
+from amdim_tf.model import AMDIM, Classifier
 from amdim_tf.optimizer import AdamL2
-from amdim_tf.probes import Probes, probe_loss
+from amdim_tf.probes import probe_loss
 
 
 def tiny(seed=0, **arguments):
@@ -45,15 +45,52 @@ def test_labels_do_not_reach_the_representation():
     assert (probes[0] != probes[1]).any()
 
 
-def test_probes_send_no_gradient_back():
-    probes = Probes(classes=5)
-    features = tf.Variable(tf.random.stateless_normal((6, 16), (0, 1)))
-    with tf.GradientTape() as tape:
-        logits = probes(features, training=True)
-        loss = sum(probe_loss(tf.range(6) % 5, logits[name]) for name in ("linear", "mlp"))
-    gradients = tape.gradient(loss, [features, *probes.trainable_variables])
-    assert gradients[0] is None
-    assert all(np.abs(gradient).max() > 0 for gradient in gradients[1:])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_classifier_learns_labels_with_or_without_its_encoder(frozen):
+    model = tiny()
+    before = [weight.numpy() for weight in model.encoder.weights]
+    classifier = Classifier(model.encoder, classes=5, frozen=frozen)
+    classifier.compile(optimizer=AdamL2(3e-2), jit_compile=False)
+    (x1, x2), labels = batch()
+    bright = 3 * labels[:, None, None, None].astype("float32")
+    data = tf.data.Dataset.from_tensors(((x1 + bright, x2 + bright), labels)).repeat(40)
+    logs = classifier.fit(data, epochs=4, verbose=0, shuffle=False).history
+    for name in ("linear", "mlp"):
+        assert logs[f"{name}_loss"][-1] < np.log(5) - 0.4, name  # log 5: guessing
+
+    pairs = zip(before, classifier.encoder.weights, strict=True)
+    unchanged = [np.array_equal(ours, theirs) for ours, theirs in pairs]
+    # Batch norm's running averages included.
+    assert all(unchanged) if frozen else not any(unchanged)
+
+
+def test_images_of_no_known_class_do_not_count():
+    (x1, _), labels = batch()
+    model = tiny()
+    known = model.evaluate(tf.data.Dataset.from_tensors((x1[:5], labels[:5])), return_dict=True)
+    labels[5:] = -1
+    logits = model(x1)["linear"][:5]
+    accuracy = model.evaluate(tf.data.Dataset.from_tensors((x1, labels)), return_dict=True)
+    assert accuracy["linear_accuracy"] == pytest.approx(known["linear_accuracy"])
+    penalty = 1e-3 * (np.square(model(x1)["linear"]).mean() - np.square(logits).mean())
+    assert accuracy["linear_loss"] == pytest.approx(known["linear_loss"] + penalty, abs=1e-5)
+    assert float(probe_loss(tf.fill([8], -1), tf.zeros((8, 5)))) == 0
+
+
+def test_training_without_classes():
+    encoder = Encoder(image_size=32, ndf=8, nrkhs=32, ndepth=1)
+    model = AMDIM(encoder, classes=0)
+    model.compile(optimizer=AdamL2(1e-3), jit_compile=False)
+    (x1, x2), labels = batch()
+    data = tf.data.Dataset.from_tensors(((x1, x2), np.full_like(labels, -1)))
+    logs = model.fit(data, verbose=0, shuffle=False).history
+    assert np.isfinite(logs["loss"][0]) and not any("linear" in name for name in logs)
+
+
+def test_a_phi_that_no_task_scores_is_not_trained():
+    model = tiny(tasks="1-7")
+    names = {weight.path.split("/")[0] for weight in model.trainable_variables}
+    assert "phi7" in names and "phi5" not in names
 
 
 def test_probe_loss_by_hand():
@@ -86,7 +123,7 @@ def test_antecedent_locations_are_uniform_and_a_function_of_seed_and_step():
 def test_fit_reports_every_task_and_learns():
     model = tiny(tasks="1-5, 5-7")
     (x1, x2), labels = batch(16)
-    data = tf.data.Dataset.from_tensors(((x1, x1 + 0.1 * x2), labels)).repeat(30)
+    data = tf.data.Dataset.from_tensors(((x1, x1 + 0.1 * x2), labels)).repeat(40)
     history = [
         model.evaluate(tf.data.Dataset.from_tensors((x1, labels)), return_dict=True, verbose=0)
     ]

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from reference import GOLDEN
 
-from amdim_tf import views
+from amdim_tf import color, views
 from amdim_tf.errors import InputError
 from amdim_tf.views import Policy, draw, two_views
 
@@ -36,12 +36,12 @@ def test_colour_operations(golden, parameters, operation):
     for parameter, expected in zip(parameters[operation], golden[operation], strict=True):
         values = tf.fill([len(images)], parameter)
         if operation == "hue":
-            ours = views.shift_hue(images, values)
+            ours = color.shift_hue(images, values)
         elif operation == "grayscale":
-            ours = views.grayscale(images)
+            ours = color.grayscale(images)
         else:
-            index = tf.constant(getattr(views, operation.upper()))
-            ours = views.adjust(images, index, values)
+            index = tf.constant(getattr(color, operation.upper()))
+            ours = color.adjust(images, index, values)
         assert_same_pixels(ours, expected)
 
 
@@ -213,7 +213,7 @@ def test_jitter_is_its_operations_one_after_the_other():
     order, before = generator.random((3, 96), "float32"), np.arange(96) % 4
     factors = generator.uniform(0.6, 1.4, (3, 96)).astype("float32")
     shift = generator.uniform(-0.2, 0.2, 96).astype("float32")
-    ours = views.jitter(images, factors, shift, order, tf.cast(before, tf.int32))
+    ours = color.jitter(images, factors, shift, order, tf.cast(before, tf.int32))
     sequences = set()
     for i, image in enumerate(images):
         sequence = [int(operation) for operation in np.argsort(order[:, i])]
@@ -221,10 +221,10 @@ def test_jitter_is_its_operations_one_after_the_other():
         sequences.add(tuple(sequence))
         for operation in sequence:
             if operation == "hue":
-                image = views.shift_hue(image, tf.constant(shift[i]))
+                image = color.shift_hue(image, tf.constant(shift[i]))
             else:
                 factor = tf.constant(factors[operation, i])
-                image = views.adjust(image, tf.constant(operation), factor)
+                image = color.adjust(image, tf.constant(operation), factor)
         difference = np.abs(ours[i] - image)
         # Rounding moves some pixels of this noise across a step of PIL's 8-bit hue.
         assert np.median(difference) < 1e-3 and difference.max() <= 8
@@ -234,10 +234,11 @@ def test_jitter_is_its_operations_one_after_the_other():
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ({"geometry": "rotate"}, "translate, crop, none.*'rotate'"),
+        ({"geometry": "rotate"}, "'translate', 'crop', 'none'.*'rotate'"),
         ({"gray_probability": 1.5}, "0..1.*gray_probability=1.5"),
         ({"hue": 0.7}, "0..0.5.*hue=0.7"),
         ({"jitter": -0.1}, "jitter=-0.1"),
+        ({"autoaugment": "svhn"}, "'', 'cifar10', 'imagenet'.*'svhn'"),
     ],
 )
 def test_impossible_policies_are_refused(arguments, expected):

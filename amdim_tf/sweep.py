@@ -1,0 +1,94 @@
+"""The command `python -m amdim_tf.sweep`: variants of a run beside their baseline (Table 3)."""
+
+import copy
+import pathlib
+
+import keras
+import numpy as np
+from absl import flags
+from scipy import stats
+
+from amdim_tf import command
+from amdim_tf.config import VARIANTS, apply_variant, load_config
+from amdim_tf.run_directory import write_text
+from amdim_tf.train import run_name, train
+
+FLAGS = flags.FLAGS
+BASELINE = "baseline"
+COLUMNS = ("linear", "mlp", "knn")
+
+
+def sweep(config, variants, seeds, folder, data_dir=None):
+    """Trains each of `variants` and the baseline with each of `seeds`; finished runs are kept.
+
+    Args:
+        config: that of the baseline.
+        variants: see `amdim_tf.config.load_config`.
+        seeds: ints.
+        folder: where the run directories are.
+        data_dir: where the data is, see `datasets.load`.
+
+    Returns:
+        {variant: accuracies (seeds,3)} of linear, MLP and kNN on the frozen encoder, with the
+        baseline as "baseline".
+    """
+    accuracies = {}
+    for variant in ("", *variants):
+        rows = []
+        for seed in seeds:
+            varied = apply_variant(copy.deepcopy(config), variant)
+            varied.seed = seed
+            keras.backend.clear_session()
+            result = train(varied, folder / run_name(varied), data_dir, baselines=False)
+            rows.append([result["accuracy"]["frozen"][name] for name in COLUMNS])
+        accuracies[variant or BASELINE] = np.array(rows)
+    return accuracies
+
+
+def sweep_table(accuracies):
+    """Markdown: mean accuracies, and differences to the baseline with 95 % intervals (Welch's t).
+
+    A difference whose interval leaves out zero is marked by a star.
+    """
+    count = len(accuracies[BASELINE])
+    lines = [
+        (
+            "variant",
+            *(f"{name}, %" for name in COLUMNS),
+            *(f"{name} - baseline" for name in COLUMNS),
+        ),
+        ["---"] * (1 + 2 * len(COLUMNS)),
+    ]
+    for variant, values in accuracies.items():
+        means = [f"{value:.1f}" for value in 100 * values.mean(0)]
+        differences = [""] * len(COLUMNS)
+        if variant != BASELINE:
+            change = 100 * (values.mean(0) - accuracies[BASELINE].mean(0))
+            differences = [f"{value:+.1f}" for value in change]
+            if count > 1:
+                test = stats.ttest_ind(values, accuracies[BASELINE], equal_var=False)
+                low, high = 100 * np.array(test.confidence_interval())
+                differences = [
+                    f"{text} ({a:+.1f} to {b:+.1f}){'*' * bool(a > 0 or b < 0)}"
+                    for text, a, b in zip(differences, low, high, strict=True)
+                ]
+        lines.append((variant, *means, *differences))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main():
+    config = command.configured("epochs", "steps")
+    folder = pathlib.Path(FLAGS.folder)
+    seeds = [int(seed) for seed in FLAGS.seeds]
+    table = sweep_table(sweep(config, FLAGS.variants, seeds, folder, FLAGS.data_dir))
+    write_text(folder / "sweep.md", table + "\n")
+    print(f"\n{table}")
+
+
+if __name__ == "__main__":
+    command.define_training_flags()
+    ablations = [name for name in VARIANTS if name[0] in "+-"]
+    flags.DEFINE_list("variants", ablations, "what to change, each by itself")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "each variant is trained with each of them")
+    flags.DEFINE_string("folder", "runs/sweep", "where its run directories are")
+    command.run(main, lambda dataset, size: load_config(dataset, size))

@@ -1,0 +1,21 @@
+"""CIFAR-100: 50,000 training and 10,000 test images of 32 pixels, 100 classes.
+
+    python -m amdim_tf.train --dataset=cifar100 --size=large --data_dir=DIR
+    python -m amdim_tf.evaluate --workdir=runs/cifar100-large-seed0 --data_dir=DIR
+
+Sizes, schedule and hardware are those of CIFAR-10.
+"""
+
+from amdim_tf.config import config_module
+
+SIZES = config_module("cifar10").SIZES
+IMAGES = {"train": 50000, "test": 10000}
+# Accuracies in per cent, Table 2.
+PAPER = {
+    ("small", ""): {"linear": 68.1, "mlp": 71.5},
+    ("large", ""): {"linear": 70.2, "mlp": 72.8},
+}
+
+
+def get_config(size):
+    return config_module("cifar10").get_config(size)

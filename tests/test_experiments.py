@@ -1,0 +1,288 @@
+"""Every row of the paper's tables: training, evaluation, sweep and the table of results.
+
+The commands' functions run on the real images beside the checkout where those are, else on TFDS's
+mocked data and drawn folders.
+"""
+
+import collections
+import copy
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from amdim_tf import evaluate as evaluation
+from amdim_tf import protocols
+from amdim_tf.config import VARIANTS, apply_variant, known_configs, load_config
+from amdim_tf.errors import InputError
+from amdim_tf.evaluate import evaluate, evaluation_config
+from amdim_tf.results import results_table
+from amdim_tf.sweep import sweep, sweep_table
+from amdim_tf.train import train
+
+SMALL = {
+    "ndf": 2,
+    "nrkhs": 16,
+    "ndepth": 1,
+    "batch_size": 16,
+    "steps": 2,
+    "probe_images": 100,
+    "probe_epochs": 1,
+}
+REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+def small(dataset="photo_patches", **fields):
+    config = load_config(dataset, "tiny")
+    config.update(SMALL | fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on the photographs."""
+    path = tmp_path_factory.mktemp("runs") / "photographs"
+    train(small(steps=20, ndf=4, learning_rate=1e-3), path, baselines=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "dataset, splits",
+    [
+        ("cifar10", {"train_split": "train[:200]", "test_split": "test[:100]"}),
+        ("cifar100", {"train_split": "train[:200]", "test_split": "test[:100]"}),
+        ("stl10", {"probe_split": "train[:200]", "test_split": "test[:100]"}),
+        ("imagenet2012", {"train_split": "train[:100]", "test_split": "validation[:50]"}),
+        ("image_folder", {}),
+    ],
+)
+def test_from_training_to_evaluation_and_export(dataset, splits, tmp_path, monkeypatch):
+    config = small(dataset, **splits)
+    if REAL_DATA.is_dir():
+        folder = REAL_DATA / ("image_folder" if dataset == "image_folder" else "tfds")
+        measure(config, tmp_path / "run", str(folder))
+    elif dataset == "image_folder":
+        drawn_folder(tmp_path / "images")
+        measure(config, tmp_path / "run", str(tmp_path / "images"))
+    else:
+        # What TFDS mocks has images and labels, but no splits.
+        mocked = collections.defaultdict(
+            lambda: types.SimpleNamespace(num_examples=200, num_bytes=1, num_shards=1)
+        )
+        monkeypatch.setattr(tfds.core.DatasetInfo, "splits", mocked)
+        with tfds.testing.mock_data(num_examples=200):
+            measure(config, tmp_path / "run", str(tmp_path))
+
+
+def measure(config, path, data_dir):
+    result = train(config, path, data_dir, baselines=False)
+    assert result["accuracy"]["frozen"]["knn"] <= 1 and result["train_images"] >= 100
+    assert (path / "export" / "1" / "saved_model.pb").exists()
+    chosen = ("knn", "linear", "mlp")
+    results = evaluate(path, evaluation_config(str(path)), chosen, data_dir, fast=True)
+    for protocol in chosen:
+        name = f"{config.dataset}-{protocol}" + ("" if protocol == "knn" else "-fast")
+        written = json.loads((path / "evaluation" / f"{name}.json").read_text())
+        assert written == results[protocol]
+        assert written["accuracy"]["top1"] <= written["accuracy"]["top5"] <= 1
+        picture = tf.io.decode_png((path / "evaluation" / f"{name}.png").read_bytes())
+        assert picture.shape == (700, 800, 4) and np.std(picture[..., :3]) > 5
+    assert config.dataset in results_table(path.parent)
+
+
+def drawn_folder(path):
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 60), ("val", 30)):
+        for i, name in enumerate(("bright", "dark")):
+            for j in range(count):
+                image = generator.integers(128 * i, 128 * i + 128, (140, 150, 3)).astype("uint8")
+                file = path / split / name / f"{j}.jpg"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                tf.io.write_file(str(file), tf.io.encode_jpeg(image))
+
+
+def test_features_are_computed_once_for_all_fast_protocols(run, monkeypatch):
+    encoded = []
+    encode = protocols.encode
+
+    def count(encoder, batches):
+        encoded.append(encode(encoder, batches))
+        return encoded[-1]
+
+    monkeypatch.setattr(protocols, "encode", count)
+    evaluate(run, evaluation_config(str(run)), ("knn", "linear", "mlp"), fast=True)
+    assert [len(labels) for _, labels in encoded] == [4139, 840]
+
+
+def test_classifiers_on_views_and_fine_tuning(run):
+    config = evaluation_config(str(run))
+    config.probe_epochs, config.probe_learning_rate = 6, 1e-2
+    weights = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    results = evaluate(run, config, ("linear", "mlp", "finetune"), label_fraction=0.3)
+    for protocol, result in results.items():
+        assert result["labelled_images"] == 14 * int(0.3 * 4139 / 14)
+        assert result["accuracy"]["top1"] > 3 / 14, protocol
+        assert (run / "evaluation" / f"photo_patches-{protocol}-0.3.json").exists()
+    assert weights == {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+
+
+def test_transfer_to_other_images_than_the_encoders(run, tmp_path):
+    drawn_folder(tmp_path)
+    config = evaluation_config(str(run), "image_folder")
+    assert (config.image_size, config.mean) == (32, (0.5, 0.5, 0.5))
+    results = evaluate(run, config, ("knn",), str(tmp_path))
+    assert results["knn"]["accuracy"]["top1"] == 1  # bright and dark
+    assert set(results["knn"]["accuracy"]["per_class"]) == {"bright", "dark"}
+
+
+def test_an_encoder_from_images_without_classes(tmp_path):
+    drawn_folder(tmp_path / "drawn")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "drawn" / "train" / "dark").rename(tmp_path / "images" / "train")
+    config = small("image_folder")
+    result = train(config, tmp_path / "run", str(tmp_path / "images"))
+    assert result["accuracy"] == {} and result["train_images"] == 60
+    assert (tmp_path / "run" / "export" / "1" / "saved_model.pb").exists()
+    with pytest.raises(InputError, match="two or more classes. Received: image_folder with 0"):
+        config = evaluation_config(str(tmp_path / "run"))
+        evaluate(tmp_path / "run", config, data_dir=str(tmp_path / "images"))
+    with pytest.raises(InputError, match="supervised objective needs classes"):
+        config = apply_variant(small("image_folder"), "supervised")
+        train(config, tmp_path / "other", str(tmp_path / "images"))
+
+
+def test_supervised_training(tmp_path):
+    config = apply_variant(small(steps=60, ndf=4, learning_rate=1e-3), "supervised")
+    accuracy = train(config, tmp_path, baselines=False)["accuracy"]["beside"]
+    assert accuracy["linear"] > 2 / 14 and accuracy["mlp"] > 4 / 14
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "linear_loss" in lines[0] and "loss" not in lines[0]
+
+
+@pytest.mark.parametrize("dataset", known_configs())
+def test_variants_change_what_they_name(dataset):
+    plain = load_config(dataset)
+    for name in VARIANTS:
+        config = load_config(dataset, variant=name)
+        changed = {
+            field
+            for field, value in evaluation.fields(config).items()
+            if value != evaluation.fields(plain)[field]
+        }
+        # The default set has no grey views to take away.
+        assert changed <= {"variant", *VARIANTS[name]} and "variant" in changed
+        if dataset != "photo_patches":
+            assert changed == {"variant", *VARIANTS[name]}
+    strong = load_config(dataset, variant="+strong_aug").views.autoaugment
+    assert strong == ("cifar10" if plain.image_size == 32 else "imagenet")
+
+
+def test_the_sweep_compares_each_variant_with_the_baseline(tmp_path):
+    config = small(probe_images=300)
+    accuracies = sweep(config, ["-stabilize"], [1], tmp_path)
+    assert {name: values.shape for name, values in accuracies.items()} == {
+        "baseline": (1, 3),
+        "-stabilize": (1, 3),
+    }
+    again = sweep(copy.deepcopy(config), ["-stabilize"], [1], tmp_path)
+    for name in accuracies:
+        np.testing.assert_array_equal(accuracies[name], again[name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "photo_patches-tiny--stabilize-seed1",
+        "photo_patches-tiny-seed1",
+    ]
+
+
+def test_the_sweeps_table_by_hand():
+    values = np.array([[0.60, 0.7, 0.5], [0.62, 0.7, 0.5], [0.61, 0.7, 0.5]])
+    worse = values - [[0.1, 0.01, 0], [0.1, 0.02, 0.01], [0.1, -0.03, -0.01]]
+    lines = sweep_table({"baseline": values, "-multiscale": worse}).splitlines()
+    assert lines[2] == "| baseline | 61.0 | 70.0 | 50.0 |  |  |  |"
+    # Welch: 0.1 +- t(4) * 0.01 * sqrt(2 / 3), t = 2.776
+    assert lines[3].startswith(
+        "| -multiscale | 51.0 | 70.0 | 50.0 | -10.0 (-12.3 to -7.7)* | +0.0 "
+    )
+    assert lines[3].count("*") == 1
+
+
+def test_the_table_of_results_names_the_papers_figures_and_what_differs(tmp_path):
+    def write(name, encoder, protocol, top1, dataset=None, **fields):
+        path = tmp_path / name / "evaluation"
+        path.mkdir(parents=True)
+        config = evaluation.fields(encoder)
+        result = {
+            "protocol": protocol,
+            "fast": False,
+            "label_fraction": 1.0,
+            "labelled_images": 10,
+            "accuracy": {"top1": top1, "interval": [top1 - 0.01, top1 + 0.01]},
+            "config": config | {"dataset": dataset or config["dataset"]},
+            "encoder": {"steps": 9, "train_images": 50000, "config": config},
+        }
+        (path / "a.json").write_text(json.dumps(result | fields))
+
+    small_cifar = load_config("cifar10", "small")
+    for seed, top1 in enumerate((0.88, 0.90, 0.89)):
+        small_cifar.seed = seed
+        write(f"small{seed}", small_cifar, "linear", top1)
+    shorter = load_config("cifar10", "large")
+    shorter.epochs = 20
+    fewer = {"fast": True, "label_fraction": 0.1, "labelled_images": 5000}
+    write("large", shorter, "mlp", 0.8, **fewer)
+    imagenet = load_config("imagenet2012", "large", "+strong_aug")
+    imagenet.epochs = 150
+    write("places", imagenet, "linear", 0.5, dataset="places205")
+
+    large, small, places = results_table(tmp_path).splitlines()[2:]
+    assert small == "| cifar10 small | cifar10 | linear | 89.0 (86.5 to 91.5; 3 seeds) | 89.5 |  |"
+    assert large.startswith(
+        "| cifar10 large | cifar10 | mlp | 80.0 (79.0 to 81.0) | 93.1 | epochs 20;"
+    )
+    assert "without augmentation; 5000 labels |" in large
+    assert places.startswith("| imagenet2012 large +strong_aug | places205 | linear | 50.0 (49.0")
+    assert "| 55.0 | 50000 training images of 1281167 |" in places
+
+
+def test_a_folder_without_evaluations_is_refused(tmp_path):
+    with pytest.raises(InputError, match=f"has measured. Received: folder={tmp_path}"):
+        results_table(tmp_path)
+
+
+REFUSALS = {
+    "no run": (["--workdir=nowhere"], "workdir must be a run directory.*nowhere"),
+    "no workdir": ([], "workdir must be a run directory.*Received: workdir=None"),
+    "no checkpoint": (["--workdir=empty"], "workdir must hold a checkpoint.*workdir=empty"),
+    "protocol": (["--workdir=empty", "--protocol=svm"], "protocol.*knn"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_evaluate_refuses_in_one_sentence(case, tmp_path):
+    arguments, expected = REFUSALS[case]
+    (tmp_path / "empty").mkdir()
+    fields = json.dumps(evaluation.fields(small()))
+    (tmp_path / "empty" / "config.json").write_text(fields)
+    done = subprocess.run(
+        [sys.executable, "-m", "amdim_tf.evaluate", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    message = done.stderr.strip().splitlines()[-1]
+    assert done.returncode not in (0, None) and "Traceback" not in done.stderr
+    assert message.startswith("error: ")
+    assert re.search(expected, message), message
+
+
+def test_a_label_fraction_out_of_range_is_refused(run):
+    for fraction in (0.0, 1.5):
+        with pytest.raises(InputError, match="label_fraction must lie in 0..1"):
+            evaluate(run, evaluation_config(str(run)), label_fraction=fraction)
