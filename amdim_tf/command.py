@@ -10,6 +10,8 @@ from ml_collections import config_flags
 from amdim_tf.config import DEFAULT_DATASET, fields, nearest
 from amdim_tf.errors import InputError
 
+INTERRUPTED = 130
+
 
 def define_training_flags():
     """The flags of commands that train."""
@@ -80,3 +82,6 @@ def run(main, choose_config=None):
         app.run(without_arguments, flags_parser=lambda argv: parse_flags(argv, choose_config))
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nInterrupted.")
+        sys.exit(INTERRUPTED)

@@ -55,6 +55,7 @@ def base_config():
             "regulariser": 5e-2,
             "views": {
                 "geometry": "translate",
+                "flip_probability": 0.5,
                 "translate_probability": 0.8,
                 "jitter_probability": 0.8,
                 "jitter": 0.4,
@@ -88,11 +89,6 @@ def base_config():
 
 # What the rows of the paper's tables change of a config. Local DIM (3.1) predicts f7 from f1 of the
 # same, unaugmented view.
-NO_VIEWS = {
-    "views.geometry": "none",
-    "views.jitter_probability": 0.0,
-    "views.gray_probability": 0.0,
-}
 VARIANTS = {
     "-color_jitter": {"views.jitter_probability": 0.0},
     "-random_gray": {"views.gray_probability": 0.0},
@@ -100,7 +96,13 @@ VARIANTS = {
     "-multiscale": {"tasks": "1-7"},
     "-stabilize": {"regulariser": 0.0, "clip": 0.0},
     "+strong_aug": {"views.autoaugment": "imagenet"},
-    "local_dim": {"tasks": "1-7", **NO_VIEWS},
+    "local_dim": {
+        "tasks": "1-7",
+        "views.geometry": "none",
+        "views.flip_probability": 0.0,
+        "views.jitter_probability": 0.0,
+        "views.gray_probability": 0.0,
+    },
     "supervised": {"objective": "supervised"},
 }
 

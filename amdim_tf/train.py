@@ -20,7 +20,6 @@ from amdim_tf.optimizer import AdamL2, WarmupStepDecay
 from amdim_tf.run_directory import RunDirectory, environment, hardware, read_result, write_json
 
 FLAGS = flags.FLAGS
-INTERRUPTED = 130
 
 
 def train(config, workdir, data_dir=None, baselines=True):
@@ -200,12 +199,13 @@ def run_name(config):
 
 def main():
     config = command.configured("seed", "epochs", "steps")
-    workdir = FLAGS.workdir or pathlib.Path("runs") / run_name(config)
+    workdir = pathlib.Path(FLAGS.workdir or pathlib.Path("runs") / run_name(config))
     try:
         train(config, workdir, FLAGS.data_dir)
     except KeyboardInterrupt:
-        print(f"\nInterrupted; a checkpoint is in {workdir}, the same command goes on from there.")
-        return INTERRUPTED
+        if (workdir / "checkpoints" / "checkpoint").exists():
+            print(f"\nA checkpoint is in {workdir}: the same command goes on from there.")
+        raise
 
 
 if __name__ == "__main__":

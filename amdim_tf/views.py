@@ -30,6 +30,7 @@ class Policy:
 
     Args:
         geometry: "translate" by up to 4 pixels with reflection, random resized "crop", or "none".
+        flip_probability: of a horizontal flip, shared by both views.
         translate_probability: of the translation, for each view.
         jitter_probability: of the colour jitter, for each view.
         jitter: brightness, contrast and saturation factors are uniform in 1 +- `jitter`.
@@ -39,6 +40,7 @@ class Policy:
     """
 
     geometry: str = "translate"
+    flip_probability: float = 0.5
     translate_probability: float = 0.8
     jitter_probability: float = 0.8
     jitter: float = 0.4
@@ -92,7 +94,7 @@ def two_views(images, size, policy, draws):
 def reframe(images, size, policy, draws):
     """The geometric half of `two_views`: flip, then translation or crop; same arguments."""
     height, width = tf.shape(images)[1], tf.shape(images)[2]
-    flip, draws = draws[0, 0] < 0.5, draws[1:23]
+    flip, draws = draws[0, 0] < policy.flip_probability, draws[1:23]
     if policy.geometry == "crop":
         top, left, crop_height, crop_width = random_boxes(draws, height, width)
         rows = resampling(top, crop_height, size, height)

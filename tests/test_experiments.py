@@ -286,3 +286,9 @@ def test_a_label_fraction_out_of_range_is_refused(run):
     for fraction in (0.0, 1.5):
         with pytest.raises(InputError, match="label_fraction must lie in 0..1"):
             evaluate(run, evaluation_config(str(run)), label_fraction=fraction)
+
+
+def test_parts_of_imagenet_have_imagenets_config():
+    config = load_config("imagenet2012_subset/1pct", "small")
+    assert (config.test_split, config.image_size) == ("validation", 128)
+    assert config.dataset == "imagenet2012_subset/1pct"

@@ -8,6 +8,7 @@ import tensorflow as tf
 from reference import GOLDEN
 
 from amdim_tf import color, views
+from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
 from amdim_tf.views import Policy, draw, two_views
 
@@ -244,3 +245,10 @@ def test_jitter_is_its_operations_one_after_the_other():
 def test_impossible_policies_are_refused(arguments, expected):
     with pytest.raises(InputError, match=expected):
         Policy(**arguments)
+
+
+def test_local_dim_sees_the_image_itself(golden):
+    images = golden["images"][:, :32, :32]
+    policy = Policy(**load_config("cifar10", variant="local_dim").views)
+    for view in two_views(images, 32, policy, draw((0, 6), len(images))):
+        np.testing.assert_array_equal(view, images)
