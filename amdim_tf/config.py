@@ -10,7 +10,7 @@ import pathlib
 
 import ml_collections
 
-from amdim_tf import nce
+from amdim_tf import multiscale
 from amdim_tf.encoder import check_encoder
 from amdim_tf.errors import InputError
 from amdim_tf.views import Policy
@@ -179,7 +179,7 @@ def nearest(name, valid, count=3):
 def check_config(config):
     """Raises `InputError` for the first value out of range."""
     check_encoder(config.image_size, config.ndf, config.nrkhs, config.ndepth)
-    nce.parse_tasks(config.tasks)
+    multiscale.parse_tasks(config.tasks)
     Policy(**config.views)
     least = {
         "batch_size": 2,

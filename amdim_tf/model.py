@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from amdim_tf import nce
+from amdim_tf import multiscale
 from amdim_tf.embeddings import Phi
 from amdim_tf.probes import NAMES, Probes, probe_loss
 
@@ -77,7 +77,7 @@ class AMDIM(Classifier):
     Args:
         encoder: an `Encoder`.
         classes: number of classes, for the probes; 0 for none.
-        tasks: n-to-m tasks, see `nce.parse_tasks`.
+        tasks: n-to-m tasks, see `multiscale.parse_tasks`.
         clip, regulariser: see `nce.nce`.
         seed: of the antecedent locations, which are a function of (seed, step).
 
@@ -91,7 +91,7 @@ class AMDIM(Classifier):
         self, encoder, classes, tasks="1-5,1-7,5-5", clip=20.0, regulariser=5e-2, seed=0, **kwargs
     ):
         super().__init__(encoder, classes, **kwargs)
-        self.seed, self.tasks = seed, nce.parse_tasks(tasks)
+        self.seed, self.tasks = seed, multiscale.parse_tasks(tasks)
         self.clip, self.regulariser = clip, regulariser
         names = [f"{n}-{m}" for n, m in self.tasks]
         self.objective_means = means(
@@ -127,21 +127,21 @@ class AMDIM(Classifier):
             n: tf.random.stateless_uniform(
                 (2, batch), (self.seed, step * 8 + n), 0, n * n, tf.int32
             )
-            for n in nce.antecedent_scales(self.tasks)
+            for n in multiscale.antecedent_scales(self.tasks)
         }
 
     def objective(self, x1, x2, locations, training=True):
         """The losses that shape the representation, and f1 of both views for the probes.
 
         Returns:
-            (losses, penalty, f1): as `nce.multiscale_nce`, and (2*B,nrkhs), view 1 first.
+            (losses, penalty, f1): as `multiscale.multiscale_nce`, and (2*B,nrkhs), view 1 first.
         """
         batch = ops.shape(x1)[0]
         # Both views run through the trunk as one batch: larger products, the same values.
         embeddings = self.embed(ops.concatenate([x1, x2]), training=training, views=2)
         view1 = {n: embedding[:batch] for n, embedding in embeddings.items()}
         view2 = {n: embedding[batch:] for n, embedding in embeddings.items()}
-        losses, penalty = nce.multiscale_nce(
+        losses, penalty = multiscale.multiscale_nce(
             view1, view2, locations, self.tasks, self.clip, self.regulariser
         )
         return losses, penalty, embeddings[1]
@@ -165,7 +165,7 @@ class AMDIM(Classifier):
         for n, m in self.tasks:
             loss = losses[f"{n}-{m}"]
             values[f"nce_{n}-{m}"] = loss
-            values[f"bound_{n}-{m}"] = nce.information_bound(loss, batch, m)
+            values[f"bound_{n}-{m}"] = multiscale.information_bound(loss, batch, m)
         for name, value in values.items():
             self.objective_means[name].update_state(value)
         self.measure_probes(labels, logits, probe_losses)

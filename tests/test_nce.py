@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import nce
+from amdim_tf import blockwise, multiscale
 from amdim_tf.errors import InputError
+from amdim_tf.nce import nce
 
 
 def by_hand(antecedents, consequents, clip, regulariser):
@@ -27,8 +28,9 @@ def by_hand(antecedents, consequents, clip, regulariser):
 
 
 def draw(batch, locations, width, scale=1.0, seed=0):
+    """Antecedents (1,B,D) and consequents (B,L,D)."""
     generator = np.random.default_rng(seed)
-    antecedents = scale * generator.normal(size=(batch, width))
+    antecedents = scale * generator.normal(size=(1, batch, width))
     consequents = generator.normal(size=(batch, locations, width))
     return antecedents.astype("float32"), consequents.astype("float32")
 
@@ -39,8 +41,8 @@ def draw(batch, locations, width, scale=1.0, seed=0):
 @pytest.mark.parametrize("clip", [None, 2.0, 20.0])
 def test_against_a_loop_over_positives(batch, locations, width, clip):
     antecedents, consequents = draw(batch, locations, width, scale=3.0, seed=batch)
-    loss, penalty = nce.nce(antecedents, consequents, clip, 5e-2)
-    expected_loss, expected_penalty = by_hand(antecedents, consequents, clip, 5e-2)
+    loss, penalty = nce(antecedents, consequents, clip, 5e-2)
+    expected_loss, expected_penalty = by_hand(antecedents[0], consequents, clip, 5e-2)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     np.testing.assert_allclose(penalty, expected_penalty, rtol=1e-5)
 
@@ -49,12 +51,12 @@ def test_a_permuted_batch_has_the_same_loss():
     antecedents, consequents = draw(6, 9, 16)
     order = np.random.default_rng(1).permutation(6)
     np.testing.assert_allclose(
-        nce.nce(antecedents, consequents),
-        nce.nce(antecedents[order], consequents[order]),
+        nce(antecedents, consequents),
+        nce(antecedents[:, order], consequents[order]),
         rtol=1e-6,
     )
-    mixed, _ = nce.nce(antecedents, consequents[order])
-    assert abs(float(mixed) - float(nce.nce(antecedents, consequents)[0])) > 1e-3
+    mixed, _ = nce(antecedents, consequents[order])
+    assert abs(float(mixed[0]) - float(nce(antecedents, consequents)[0][0])) > 1e-3
 
 
 @pytest.mark.parametrize("clip", [None, 20.0])
@@ -67,10 +69,10 @@ def test_extreme_scores_stay_finite(clip, sign):
         antecedents = np.eye(4, 16, dtype="float32") * 4.0  # scores are then coordinates
         consequents = np.zeros((4, 5, 16), "float32")
         consequents[..., :4] = targets.transpose(1, 2, 0)
-        a, c = tf.constant(antecedents), tf.constant(consequents)
+        a, c = tf.constant(antecedents[None]), tf.constant(consequents)
         with tf.GradientTape() as tape:
             tape.watch([a, c])
-            loss, penalty = nce.nce(a, c, clip)
+            loss, penalty = nce(a, c, clip)
             total = loss + penalty
         assert np.isfinite(loss) and np.isfinite(penalty)
         np.testing.assert_allclose(
@@ -82,7 +84,7 @@ def test_extreme_scores_stay_finite(clip, sign):
 
 def test_one_image_is_refused():
     with pytest.raises(InputError, match="at least 2 images.*1"):
-        nce.nce(*draw(1, 5, 8))
+        nce(*draw(1, 5, 8))
 
 
 def embeddings(batch, width, seed):
@@ -97,8 +99,8 @@ def test_every_task_in_both_directions():
         5: np.array([[0, 7, 24, 3], [1, 2, 3, 4]]),
         7: np.array([[48, 0, 6, 7], [9, 8, 7, 6]]),
     }
-    tasks = tuple((n, m) for n in nce.SCALES for m in nce.SCALES)
-    losses, penalty = nce.multiscale_nce(view1, view2, locations, tasks, 20.0, 5e-2)
+    tasks = tuple((n, m) for n in multiscale.SCALES for m in multiscale.SCALES)
+    losses, penalty = multiscale.multiscale_nce(view1, view2, locations, tasks, 20.0, 5e-2)
     penalties = 0
     for n, m in tasks:
         directions = []
@@ -113,20 +115,57 @@ def test_every_task_in_both_directions():
     np.testing.assert_allclose(penalty, penalties, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tasks", ["1-5,1-7,5-5", "1-1,5-7,7-1,7-7"])
+@pytest.mark.parametrize("clip", [None, 20.0])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_blocks_have_the_values_and_gradients_of_the_whole(tasks, clip, compiled, monkeypatch):
+    views = [
+        {n: tf.constant(2 * x) for n, x in embeddings(12, 16, seed).items()} for seed in (1, 2)
+    ]
+    tasks = multiscale.parse_tasks(tasks)
+    generator = np.random.default_rng(3)
+    locations = {n: tf.constant(generator.integers(0, n * n, (2, 12))) for n in (5, 7)}
+
+    def values_and_gradients(view1, view2):
+        with tf.GradientTape() as tape:
+            tape.watch([view1, view2])
+            losses, penalty = multiscale.multiscale_nce(view1, view2, locations, tasks, clip, 0.5)
+            total = penalty + sum((i + 1) * loss for i, loss in enumerate(losses.values()))
+        gradients = tape.gradient(total, [view1, view2], unconnected_gradients="zero")
+        return tf.nest.flatten([losses, penalty, gradients])
+
+    whole = values_and_gradients(*views)
+    for block in (1, 4, 12):
+        monkeypatch.setattr(blockwise, "block_size", lambda batch, groups, block=block: block)
+        parts = tf.function(values_and_gradients, jit_compile=compiled)(*views)
+        for ours, expected in zip(parts, whole, strict=True):
+            assert np.abs(ours - expected).max() <= 1e-5 * max(np.abs(expected).max(), 1e-6)
+
+
+def test_block_sizes():
+    groups = {5: [1, 5], 7: [1]}
+    assert blockwise.block_size(64, groups) == blockwise.block_size(None, groups) == 0
+    for batch in (4096, 3000):
+        block = blockwise.block_size(batch, groups)
+        assert batch % block == 0
+        size = 4 * batch * block * 2 * 25
+        assert blockwise.BLOCK_BYTES / 4 < size <= blockwise.BLOCK_BYTES
+
+
 def test_tasks_are_read_from_text():
-    assert nce.parse_tasks("1-5,1-7,5-5") == ((1, 5), (1, 7), (5, 5))
-    assert nce.parse_tasks(" 7-7 , 5-1") == ((7, 7), (5, 1))
-    assert nce.antecedent_scales(((1, 5), (7, 5), (5, 5), (5, 7))) == [5, 7]
+    assert multiscale.parse_tasks("1-5,1-7,5-5") == ((1, 5), (1, 7), (5, 5))
+    assert multiscale.parse_tasks(" 7-7 , 5-1") == ((7, 7), (5, 1))
+    assert multiscale.antecedent_scales(((1, 5), (7, 5), (5, 5), (5, 7))) == [5, 7]
 
 
 @pytest.mark.parametrize("text", ["", "1-3", "1-5,1-5", "5", "1-5;1-7", "15-5"])
 def test_other_tasks_are_refused(text):
     with pytest.raises(InputError, match="1-1, 1-5, 1-7, 5-1.*Received: tasks="):
-        nce.parse_tasks(text)
+        multiscale.parse_tasks(text)
 
 
 def test_the_bound_of_a_useless_and_of_a_perfect_score():
-    antecedents, consequents = np.zeros((8, 4), "float32"), np.zeros((8, 25, 4), "float32")
-    loss, _ = nce.nce(antecedents, consequents)
-    np.testing.assert_allclose(nce.information_bound(loss, 8, 5), 0, atol=1e-6)
-    np.testing.assert_allclose(nce.information_bound(0.0, 8, 5), math.log(1 + 7 * 25))
+    antecedents, consequents = np.zeros((1, 8, 4), "float32"), np.zeros((8, 25, 4), "float32")
+    loss, _ = nce(antecedents, consequents)
+    np.testing.assert_allclose(multiscale.information_bound(loss, 8, 5), 0, atol=1e-6)
+    np.testing.assert_allclose(multiscale.information_bound(0.0, 8, 5), math.log(1 + 7 * 25))
