@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from amdim_tf.distribution import all_mean, replicas
+
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class BatchNorm(keras.layers.BatchNormalization):
@@ -12,8 +14,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     Each view is normalised with its own statistics, and each updates the running averages once,
     in order, as if the layer had been called once per view.
 
-    Two details follow the reference rather than Keras: the running variance is the unbiased one,
-    and epsilon is 1e-5. Statistics are never of less precision than float32.
+    Statistics are those of the global batch, whatever the number of replicas, and never of less
+    precision than float32. Two details follow the reference rather than Keras: the running variance
+    is the unbiased one, and epsilon is 1e-5.
 
     Example:
     >>> layer = BatchNorm()
@@ -31,8 +34,9 @@ class BatchNorm(keras.layers.BatchNormalization):
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         x = ops.reshape(ops.cast(inputs, dtype), (views, -1, *inputs.shape[1:]))
         axes = list(range(1, x.ndim - 1))
-        mean, variance = ops.moments(x, axes, keepdims=True)
-        count = ops.cast(ops.size(x[0]) / inputs.shape[-1], dtype)
+        mean = all_mean(ops.mean(x, axes, keepdims=True))
+        variance = all_mean(ops.mean(ops.square(x - mean), axes, keepdims=True))
+        count = ops.cast(replicas() * ops.size(x[0]) / inputs.shape[-1], dtype)
         for view in range(views):
             unbiased = variance[view] * count / (count - 1)
             self._update(self.moving_mean, mean[view])

@@ -19,125 +19,131 @@ BLOCK_BYTES = 2**24
 DIRECTIONS = ((0, 1), (1, 0))
 
 
-def block_size(batch, groups):
-    """How many of `batch` images form a block; 0 if all scores are small enough to be kept.
+def block_size(images, others, groups):
+    """How many images' consequents form a block; 0 if all scores are small enough to be kept.
 
-    `groups` are of `nce_of_groups`.
+    Args:
+        images: b, how many have antecedents; None if not known.
+        others: B, how many have consequents.
+        groups: see `nce_of_groups`.
     """
-    image_bytes = max(4 * (batch or 0) * len(scales) * m * m for m, scales in groups.items())
-    if image_bytes * (batch or 0) <= SCORE_BYTES:
+    if images is None or others is None:
+        return 0
+    image_bytes = max(4 * images * len(scales) * m * m for m, scales in groups.items())
+    if image_bytes * others <= SCORE_BYTES:
         return 0
     most = max(BLOCK_BYTES // image_bytes, 1)
-    return max(size for size in range(1, most + 1) if batch % size == 0)
+    return max(size for size in range(1, most + 1) if others % size == 0)
 
 
-def nce_of_groups(views, locations, groups, clip, regulariser, block):
+def nce_of_groups(views, targets, locations, groups, clip, regulariser, first, block):
     """`nce.nce` of several groups of tasks, with the same values and gradients.
 
     Args:
-        views: two of {n: (B,n*n,D)}.
-        locations: two of {n: (B,)}, where the antecedents are.
+        views: two of {n: (b,n*n,D)}, from which antecedents are drawn.
+        targets: two of {m: (B,m*m,D)}, the consequents; may be `views`.
+        locations: two of {n: (b,)}, where the antecedents are.
         groups: {m: [n, ...]}, the tasks with the consequents of scale m.
-        clip, regulariser: see `nce.nce`.
+        clip, regulariser, first: see `nce.nce`.
         block: images whose scores are computed at a time, a divisor of B.
 
     Returns:
         [(losses, penalties), ...] for each group, in both directions.
     """
-    names = sorted(views[0])
-
-    def unflatten(tensors):
-        return [dict(zip(names, part, strict=True)) for part in (tensors[:3], tensors[3:])]
+    owners = [views] if targets is views else [views, targets]
+    keys = [(o, side, n) for o, pair in enumerate(owners) for side in (0, 1) for n in pair[side]]
+    passes = [(m, *direction) for m in groups for direction in DIRECTIONS]
 
     @ops.custom_gradient
     def compute(*embeddings):
-        sides, kept, values = unflatten(embeddings), [], []
-        for m, scales in groups.items():
-            for source, target in DIRECTIONS:
-                antecedents = draw_antecedents(sides[source], scales, locations[source])
-                consequents = sides[target][m]
-                pairs = math.prod(consequents.shape[:2]) * consequents.shape[0]
-                positives, negatives, squares = _forward(antecedents, consequents, clip, block)
-                kept.append((antecedents, positives, negatives))
-                loss = ops.mean(ops.softplus(negatives[..., None] - positives), axis=(1, 2))
-                values += [loss, regulariser / pairs * squares]
+        tensors = dict(zip(keys, embeddings, strict=True))
+        kept, values = [], []
+        for m, a, b in passes:
+            view = {n: tensors[0, a, n] for n in groups[m]}
+            antecedents = draw_antecedents(view, groups[m], locations[a])
+            consequents = tensors[len(owners) - 1, b, m]
+            sums = _forward(antecedents, consequents, clip, first, block)
+            kept.append((antecedents, consequents, *sums[:2]))
+            positives, negatives, squares = sums
+            loss = ops.mean(ops.softplus(negatives[..., None] - positives), axis=(1, 2))
+            pairs = antecedents.shape[1] * math.prod(consequents.shape[:2])
+            values += [loss, regulariser / pairs * squares]
 
         def gradient(*upstream):
-            sides, gradients, drawn = unflatten(embeddings), ({}, {}), []
-            passes = [(m, *side) for m in groups for side in DIRECTIONS]
-            for i, (m, source, target) in enumerate(passes):
+            gradients, drawn = {}, []
+            for i, (m, a, b) in enumerate(passes):
                 to_loss, to_penalty = upstream[2 * i], regulariser * upstream[2 * i + 1]
-                to_antecedents, gradients[target][m] = _backward(
-                    *kept[i], sides[target][m], to_loss, to_penalty, clip, block
+                to_antecedents, to_consequents = _backward(
+                    *kept[i], to_loss, to_penalty, clip, first, block
                 )
-                drawn += [(source, n, to_antecedents[j]) for j, n in enumerate(groups[m])]
-            for side, n, rows in drawn:
-                present = gradients[side].get(n, ops.zeros_like(sides[side][n]))
-                gradients[side][n] = _add_rows(present, rows, locations[side][n], block)
-            return [
-                gradients[side].get(n, ops.zeros_like(sides[side][n]))
-                for side in (0, 1)
-                for n in names
-            ]
+                gradients[len(owners) - 1, b, m] = to_consequents
+                drawn += [((0, a, n), to_antecedents[j]) for j, n in enumerate(groups[m])]
+            for key, rows in drawn:
+                _, side, n = key
+                present = gradients.get(key, ops.zeros_like(tensors[key]))
+                gradients[key] = _add_rows(present, rows, locations[side][n])
+            return [gradients.get(key, ops.zeros_like(tensors[key])) for key in keys]
 
         return values, gradient
 
-    values = compute(*(view[n] for view in views for n in names))
+    values = compute(*(owners[o][side][n] for o, side, n in keys))
     return list(zip(values[::2], values[1::2], strict=True))
 
 
-def _block(antecedents, consequents, number, clip, block):
-    """A block of consequents (K,L,D), its scores (T,B,K,L) before and after the clip, and which
-    pairs (B,K,1) are of the same image."""
-    first = number * block
-    part = ops.slice(consequents, (first, 0, 0), (block, *consequents.shape[1:]))
+def _block(antecedents, consequents, number, clip, first, block):
+    """A block of consequents (K,L,D), its scores (T,b,K,L) before and after the clip, and which
+    pairs (b,K,1) are of the same image."""
+    start = number * block
+    part = ops.slice(consequents, (start, 0, 0), (block, *consequents.shape[1:]))
     raw = score(antecedents, part)
-    same_image = ops.arange(antecedents.shape[1])[:, None] == first + ops.arange(block)
+    images = first + ops.arange(antecedents.shape[1])
+    same_image = images[:, None] == start + ops.arange(block)
     return part, raw, clipped(raw, clip), same_image[..., None]
 
 
-def _forward(antecedents, consequents, clip, block):
-    """Scores of the positives (T,B,L), log-sum-exp of the negatives (T,B), sum of squares (T,)."""
-    (tasks, batch, _), locations = antecedents.shape, consequents.shape[1]
+def _forward(antecedents, consequents, clip, first, block):
+    """Scores of the positives (T,b,L), log-sum-exp of the negatives (T,b), sum of squares (T,)."""
+    (tasks, images, _), (others, locations, _) = antecedents.shape, consequents.shape
 
     def step(number, carry):
         positives, negatives, squares = carry
-        _, raw, scores, same_image = _block(antecedents, consequents, number, clip, block)
-        own = ops.sum(ops.where(same_image, scores, 0), axis=1)  # (T, K, L)
-        positives = ops.slice_update(positives, (0, number * block, 0), own)
-        others = ops.where(same_image, -float("inf"), scores)
-        negatives = ops.logaddexp(negatives, ops.logsumexp(others, axis=(2, 3)))
+        _, raw, scores, same_image = _block(antecedents, consequents, number, clip, first, block)
+        positives = positives + ops.sum(ops.where(same_image, scores, 0), axis=2)
+        negative = ops.where(same_image, -float("inf"), scores)
+        negatives = ops.logaddexp(negatives, ops.logsumexp(negative, axis=(2, 3)))
         return positives, negatives, squares + ops.sum(ops.square(raw), axis=(1, 2, 3))
 
     dtype = score(antecedents[:, :1], consequents[:1]).dtype
     start = (
-        ops.zeros((tasks, batch, locations), dtype),
-        ops.full((tasks, batch), -float("inf"), dtype),
+        ops.zeros((tasks, images, locations), dtype),
+        ops.full((tasks, images), -float("inf"), dtype),
         ops.zeros((tasks,), dtype),
     )
-    return ops.fori_loop(0, batch // block, step, start)
+    return ops.fori_loop(0, others // block, step, start)
 
 
-def _backward(antecedents, positives, negatives, consequents, to_loss, to_penalty, clip, block):
-    """Gradients of the antecedents (T,B,D) and of the consequents."""
-    tasks, batch, width = antecedents.shape
-    locations = consequents.shape[1]
+def _backward(
+    antecedents, consequents, positives, negatives, to_loss, to_penalty, clip, first, block
+):
+    """Gradients of the antecedents (T,b,D) and of the consequents (B,L,D)."""
+    tasks, images, width = antecedents.shape
+    others, locations, _ = consequents.shape
     # The gradient of a positive is -pull; that of a negative is its share of the sum of the pulls.
     pull = ops.sigmoid(negatives[..., None] - positives) * to_loss[:, None, None]
-    pull = pull / (batch * locations)  # (T, B, L)
+    pull = pull / (images * locations)  # (T, b, L)
     push = ops.sum(pull, axis=2)[..., None, None]
-    spread = (2 / (batch * batch * locations) * to_penalty)[:, None, None, None]
+    spread = (2 / (images * others * locations) * to_penalty)[:, None, None, None]
 
     def step(number, carry):
         to_antecedents, to_consequents = carry
-        part, raw, scores, same_image = _block(antecedents, consequents, number, clip, block)
+        part, raw, scores, same_image = _block(antecedents, consequents, number, clip, first, block)
         to_scores = push * ops.exp(scores - negatives[..., None, None])
         to_scores = ops.where(same_image, -pull[:, :, None], to_scores)
         if clip is not None:
             to_scores = to_scores * (1 - ops.square(scores / clip))
         to_scores = (to_scores + spread * raw) / math.sqrt(width)
-        to_scores = ops.reshape(to_scores, (tasks * batch, block * locations))
-        flat = ops.cast(ops.reshape(antecedents, (tasks * batch, width)), to_scores.dtype)
+        to_scores = ops.reshape(to_scores, (tasks * images, block * locations))
+        flat = ops.cast(ops.reshape(antecedents, (tasks * images, width)), to_scores.dtype)
         part = ops.cast(ops.reshape(part, (-1, width)), to_scores.dtype)
         to_antecedents = to_antecedents + ops.matmul(to_scores, part)
         to_part = ops.reshape(ops.matmul(ops.transpose(to_scores), flat), (block, locations, width))
@@ -146,29 +152,26 @@ def _backward(antecedents, positives, negatives, consequents, to_loss, to_penalt
         return to_antecedents, ops.slice_update(to_consequents, place, to_part)
 
     # Every block of the second is overwritten: what it starts as does not matter.
-    start = ops.zeros((tasks * batch, width), pull.dtype), consequents
-    to_antecedents, to_consequents = ops.fori_loop(0, batch // block, step, start)
+    start = ops.zeros((tasks * images, width), pull.dtype), consequents
+    to_antecedents, to_consequents = ops.fori_loop(0, others // block, step, start)
     return ops.reshape(to_antecedents, antecedents.shape), to_consequents
 
 
-def _add_rows(accumulated, rows, places, block):
-    """Adds to `accumulated` (B,L,D), of each image at its place (B,), a row of `rows` (B,D)."""
-    batch, locations, width = accumulated.shape
+def _add_rows(accumulated, rows, places):
+    """Adds to `accumulated` (b,L,D), of each image at its place (b,), a row of `rows` (b,D)."""
+    images, locations, width = accumulated.shape
 
-    def step(number, accumulated):
-        first = number * block
-        row = ops.slice(rows, (first, 0), (block, width))[:, None]
-        place = ops.slice(places, (first,), (block,))[:, None]
-        here = (ops.arange(locations, dtype=place.dtype) == place)[..., None]
-        part = ops.slice(accumulated, (first, 0, 0), (block, locations, width))
-        part = part + ops.cast(ops.where(here, row, 0), part.dtype)
-        return ops.slice_update(accumulated, (first, 0, 0), part)
+    def step(image, accumulated):
+        start = (image, ops.cast(places[image], "int32"), 0)
+        part = ops.slice(accumulated, start, (1, 1, width))
+        row = ops.cast(ops.reshape(rows[image], (1, 1, width)), part.dtype)
+        return ops.slice_update(accumulated, start, part + row)
 
-    return ops.fori_loop(0, batch // block, step, accumulated)
+    return ops.fori_loop(0, images, step, accumulated)
 
 
 def draw_antecedents(view, scales, locations):
-    """Antecedents (T,B,D) of a view {n: (B,n*n,D)} at `locations` {n: (B,)}, for each scale."""
+    """Antecedents (T,b,D) of a view {n: (b,n*n,D)} at `locations` {n: (b,)}, for each scale."""
     drawn = []
     for n in scales:
         index = ops.reshape(locations[n], (-1, 1, 1))

@@ -57,7 +57,7 @@ class Measurements(keras.callbacks.Callback):
         self.started, self.steps = time.perf_counter(), 0
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.optimizer.iterations)
+        step = int(self.model.optimizer.iterations.numpy())
         self.steps += 1
         if step % self.every == 0:
             seconds = time.perf_counter() - self.started
@@ -96,9 +96,9 @@ class Checkpoints(keras.callbacks.Callback):
         self.manager, self.epoch_steps = manager, epoch_steps
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.optimizer.iterations)
+        step = int(self.model.optimizer.iterations.numpy())
         if step % self.epoch_steps == 0:
             self.manager.save(step)
 
     def on_train_end(self, logs=None):
-        self.manager.save(int(self.model.optimizer.iterations))
+        self.manager.save(int(self.model.optimizer.iterations.numpy()))

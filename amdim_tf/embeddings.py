@@ -72,12 +72,15 @@ class Phi(keras.layers.Layer):
         self.shortcut = conv("shortcut", input_shape, NearIdentity(), bias_uniform(width))
         self.bn = batch_norm("bn")
 
-    def call(self, x, training=False, views=1):
+    def project(self, x, training=False, views=1):
+        """phi but for its last batch norm; unless `use_bn`, images do not see each other here."""
         hidden = self.conv1(x)
         if self.bn_hidden:
             hidden = self.bn_hidden(hidden, training=training, views=views)
-        hidden = self.conv2(ops.relu(hidden)) + self.shortcut(x)
-        return self.bn(hidden, training=training, views=views)
+        return self.conv2(ops.relu(hidden)) + self.shortcut(x)
+
+    def call(self, x, training=False, views=1):
+        return self.bn(self.project(x, training, views), training=training, views=views)
 
     def get_config(self):
         return super().get_config() | {"nrkhs": self.nrkhs, "use_bn": self.use_bn}

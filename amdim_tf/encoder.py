@@ -205,8 +205,11 @@ class Encoder(keras.Model):
     def build(self, input_shape):
         self.call(keras.KerasTensor(input_shape))  # symbolic: each layer builds where it is used
 
-    def call(self, images, training=False, views=1):
-        """Encodes `images` (V*B,S,S,3): V views of B images, normalised apart by batch norm."""
+    def trunk(self, images, training=False, views=1):
+        """Features as `call` has them, but for f1: (V*B,1,1,nrkhs), before its batch norm.
+
+        Unless `use_bn`, images do not see each other here.
+        """
         mode = {"training": training, "views": views}
         f7 = images
         for layer in self.stem:
@@ -217,8 +220,13 @@ class Encoder(keras.Model):
             f7 = self.bn7(f7, **mode)
         f5 = self.to_5x5(f7, **mode)
         f1 = self.to_1x1(self.to_3x3(f5, **mode), **mode)
-        f1 = ops.squeeze(self.bn1(f1, **mode), axis=(1, 2))
         return {"f1": f1, "f5": f5, "f7": f7}
+
+    def call(self, images, training=False, views=1):
+        """Encodes `images` (V*B,S,S,3): V views of B images, normalised apart by batch norm."""
+        features = self.trunk(images, training, views)
+        f1 = self.bn1(features["f1"], training=training, views=views)
+        return features | {"f1": ops.squeeze(f1, axis=(1, 2))}
 
     def get_config(self):
         fields = ("image_size", "ndf", "nrkhs", "ndepth", "use_bn")

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from amdim_tf import multiscale
+from amdim_tf import distribution, multiscale
 from amdim_tf.embeddings import Phi
 from amdim_tf.probes import NAMES, Probes, probe_loss
 
@@ -46,7 +46,8 @@ class Classifier(keras.Model):
             f1 = self.encoder(images, training=not self.frozen, views=2)["f1"]
             logits = self.probes(f1, training=True)
             losses = {name: probe_loss(labels, logits[name]) for name in logits}
-            total = self.optimizer.scale_loss(sum(losses.values()))
+            total = sum(losses.values()) / distribution.replicas()
+            total = self.optimizer.scale_loss(total)
         self.optimizer.apply(tape.gradient(total, trained), trained)
         self.measure_probes(labels, logits, losses)
         return results(self.probe_means)
@@ -104,29 +105,48 @@ class AMDIM(Classifier):
             for n in (5, 7)
         )
         images = keras.KerasTensor((None, encoder.image_size, encoder.image_size, 3))
-        self.embed(images)  # symbolic: builds phi
+        features = encoder.compute_output_spec(images)
+        self.phi5.build(features["f5"].shape)
+        self.phi7.build(features["f7"].shape)
         # A phi that no task scores would get no gradient.
         self.phi5.trainable, self.phi7.trainable = (
             any(n in task for task in self.tasks) for n in (5, 7)
         )
 
-    def embed(self, images, training=False, views=1):
-        """Embeddings {1: (V*B,nrkhs), 5: (V*B,5,5,nrkhs), 7: (V*B,7,7,nrkhs)} of V views."""
+    def project(self, images, training=False, views=1):
+        """What `normalise` makes embeddings of; unless `use_bn`, images do not see each other."""
         mode = {"training": training, "views": views}
-        features = self.encoder(images, **mode)
+        features = self.encoder.trunk(images, **mode)
         return {
             1: features["f1"],
-            5: self.phi5(features["f5"], **mode),
-            7: self.phi7(features["f7"], **mode),
+            5: self.phi5.project(features["f5"], **mode),
+            7: self.phi7.project(features["f7"], **mode),
         }
 
+    def normalise(self, projected, training=False, views=1):
+        """Embeddings {1: (V*B,nrkhs), 5: (V*B,5,5,nrkhs), 7: (V*B,7,7,nrkhs)} of V views.
+
+        Here are the batch norms, whose statistics are those of all replicas.
+        """
+        norms = {1: self.encoder.bn1, 5: self.phi5.bn, 7: self.phi7.bn}
+        embeddings = {n: norms[n](projected[n], training=training, views=views) for n in norms}
+        return embeddings | {1: ops.squeeze(embeddings[1], axis=(1, 2))}
+
+    def embed(self, images, training=False, views=1):
+        """`project` and `normalise`."""
+        return self.normalise(self.project(images, training, views), training, views)
+
     def antecedent_locations(self, batch):
-        """One flat location per scale, view and image, uniform: {n: (2,batch) int32}."""
+        """One flat location per scale, view and image of this replica: {n: (2,batch) int32}.
+
+        Uniform, and whatever the number of replicas the same for an image of the global batch.
+        """
         step = ops.cast(self.optimizer.iterations, "int32")
+        first = distribution.first_image(batch)
         return {
             n: tf.random.stateless_uniform(
-                (2, batch), (self.seed, step * 8 + n), 0, n * n, tf.int32
-            )
+                (2, batch * distribution.replicas()), (self.seed, step * 8 + n), 0, n * n, tf.int32
+            )[:, first : first + batch]
             for n in multiscale.antecedent_scales(self.tasks)
         }
 
@@ -138,13 +158,47 @@ class AMDIM(Classifier):
         """
         batch = ops.shape(x1)[0]
         # Both views run through the trunk as one batch: larger products, the same values.
-        embeddings = self.embed(ops.concatenate([x1, x2]), training=training, views=2)
-        view1 = {n: embedding[:batch] for n, embedding in embeddings.items()}
-        view2 = {n: embedding[batch:] for n, embedding in embeddings.items()}
-        losses, penalty = multiscale.multiscale_nce(
-            view1, view2, locations, self.tasks, self.clip, self.regulariser
+        projected = self._project(ops.concatenate([x1, x2]), training)
+        embeddings = self.normalise(projected, training, views=2)
+        view1, view2 = (
+            {n: embedding[part] for n, embedding in embeddings.items()}
+            for part in (slice(None, batch), slice(batch, None))
         )
+        consequents = [
+            {m: distribution.gather(view[m]) for m in multiscale.consequent_scales(self.tasks)}
+            for view in (view1, view2)
+        ]
+        first = distribution.first_image(batch)
+        losses, penalty = self._score(view1, view2, locations, consequents, first)
         return losses, penalty, embeddings[1]
+
+    def _project(self, images, training):
+        return self.project(images, training, views=2)
+
+    def _score(self, view1, view2, locations, consequents, first):
+        if distribution.replicas() == 1:
+            consequents = None  # so that the gradients of both uses are one tensor from the start
+        return multiscale.multiscale_nce(
+            view1,
+            view2,
+            locations,
+            self.tasks,
+            self.clip,
+            self.regulariser,
+            consequents,
+            first,
+        )
+
+    def compile_regions(self):
+        """Compiles, for steps on several replicas, all between the collectives by XLA.
+
+        With `use_bn` there are collectives inside the trunk, which is then left as it is.
+        """
+        if not self.encoder.use_bn:
+            variables = [*self.encoder.variables, *self.phi5.variables, *self.phi7.variables]
+            project = distribution.region(lambda images: self.project(images, True, 2), variables)
+            self._project = lambda images, training: project(images)
+        self._score = distribution.region(self._score)
 
     def train_step(self, data):
         (x1, x2), labels = data
@@ -156,8 +210,9 @@ class AMDIM(Classifier):
             total = sum(losses.values()) + penalty
             logits = self.probes(ops.stop_gradient(f1), training=True)
             probe_losses = {name: probe_loss(labels, logits[name]) for name in logits}
-            # One sum trains both: no gradient of the probes reaches f1.
-            trained = self.optimizer.scale_loss(total + sum(probe_losses.values()))
+            # One sum trains both: no gradient of the probes reaches f1. Replicas' gradients add up.
+            trained = (total + sum(probe_losses.values())) / distribution.replicas()
+            trained = self.optimizer.scale_loss(trained)
         gradients = tape.gradient(trained, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
 
@@ -165,7 +220,9 @@ class AMDIM(Classifier):
         for n, m in self.tasks:
             loss = losses[f"{n}-{m}"]
             values[f"nce_{n}-{m}"] = loss
-            values[f"bound_{n}-{m}"] = multiscale.information_bound(loss, batch, m)
+            values[f"bound_{n}-{m}"] = multiscale.information_bound(
+                loss, batch * distribution.replicas(), m
+            )
         for name, value in values.items():
             self.objective_means[name].update_state(value)
         self.measure_probes(labels, logits, probe_losses)

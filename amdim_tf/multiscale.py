@@ -33,36 +33,61 @@ def antecedent_scales(tasks):
     return sorted({n for n, _ in tasks if n > 1})
 
 
-def multiscale_nce(view1, view2, locations, tasks, clip=20.0, regulariser=5e-2):
+def consequent_scales(tasks):
+    """The scales m of which `tasks` need all replicas' embeddings, ascending."""
+    return sorted({m for _, m in tasks})
+
+
+def multiscale_nce(
+    view1, view2, locations, tasks, clip=20.0, regulariser=5e-2, consequents=None, first=0
+):
     """The multiscale objective (Equation 5): every task in both directions.
 
     Args:
-        view1, view2: embeddings of the two views, {n: (B,n,n,D)} and (B,D) for n = 1.
-        locations: {n: (2,B) int}, for each scale of `antecedent_scales` the flat location i*n + j
+        view1, view2: embeddings of the two views, {n: (b,n,n,D)} and (b,D) for n = 1.
+        locations: {n: (2,b) int}, for each scale of `antecedent_scales` the flat location i*n + j
             whose embedding is the antecedent, in view 1 and in view 2.
         tasks: as `parse_tasks` returns them.
         clip, regulariser: see `nce`.
+        consequents: view 1 and view 2 of the images of all replicas (B), at least at the scales of
+            `consequent_scales`; None if there are no others.
+        first: the place among them of this replica's first image.
 
     Returns:
         (losses, penalty): {"n-m": scalar}, each the mean of both directions, in nats, and the
         regulariser, the mean of both directions summed over tasks. The objective is their sum.
     """
-    views = [
-        {n: ops.reshape(view[n], (-1, n * n, view[n].shape[-1])) for n in view}
-        for view in (view1, view2)
-    ]
+
+    def flat(views):
+        return [
+            {n: ops.reshape(view[n], (-1, n * n, view[n].shape[-1])) for n in view}
+            for view in views
+        ]
+
     locations = [
-        {1: ops.zeros_like(view[1][:, 0], "int32")}
+        {1: ops.zeros_like(view[1][..., 0], "int32")}
         | {n: drawn[side] for n, drawn in locations.items()}
         for side, view in enumerate((view1, view2))
     ]
-    # Tasks with the same consequents share one product for their scores.
-    groups = {m: [n for n, to in tasks if to == m] for m in sorted({m for _, m in tasks})}
-    if block := blockwise.block_size(view1[1].shape[0], groups):
-        values = blockwise.nce_of_groups(views, locations, groups, clip, regulariser, block)
+    views = flat((view1, view2))
+    targets = views if consequents is None else flat(consequents)
+    groups = {m: [n for n, to in tasks if to == m] for m in consequent_scales(tasks)}
+    images, others = views[0][1].shape[0], targets[0][min(groups)].shape[0]
+    block = blockwise.block_size(images, others, groups)
+    if block:
+        values = blockwise.nce_of_groups(
+            views, targets, locations, groups, clip, regulariser, first, block
+        )
     else:
+        # Tasks with the same consequents share one product for their scores.
         values = [
-            nce(draw_antecedents(views[a], scales, locations[a]), views[b][m], clip, regulariser)
+            nce(
+                draw_antecedents(views[a], scales, locations[a]),
+                targets[b][m],
+                clip,
+                regulariser,
+                first,
+            )
             for m, scales in groups.items()
             for a, b in DIRECTIONS
         ]

@@ -8,7 +8,7 @@ from keras import ops
 from amdim_tf.errors import InputError
 
 
-def nce(antecedents, consequents, clip=20.0, regulariser=5e-2):
+def nce(antecedents, consequents, clip=20.0, regulariser=5e-2, first=0):
     """The loss of picking an image's own consequents among those of all other images (Equation 2).
 
     Each location of image i is a positive for antecedent i, against all locations of every other
@@ -17,13 +17,15 @@ def nce(antecedents, consequents, clip=20.0, regulariser=5e-2):
     softplus(N_i - s), so one pass over the scores serves all positives.
 
     Args:
-        antecedents: (T,B,D) float: T tasks, each with an antecedent of every image.
+        antecedents: (T,b,D) float: T tasks, each with an antecedent of every image, or of those of
+            one replica.
         consequents: (B,L,D) float, L locations of each image.
         clip: c of the soft clip c*tanh(s/c) of the scores (3.5); None leaves them as they are.
         regulariser: weight of the mean squared score, taken before the clip (3.5).
+        first: the first of the b images, among B.
 
     Returns:
-        (losses, penalties): (T,), at least float32; the mean over the B*L positives, in nats, and
+        (losses, penalties): (T,), at least float32; the mean over the b*L positives, in nats, and
         the weighted score regulariser.
 
     Raises:
@@ -32,13 +34,14 @@ def nce(antecedents, consequents, clip=20.0, regulariser=5e-2):
     batch = consequents.shape[0]
     if batch is not None and batch < 2:
         raise InputError(f"NCE needs at least 2 images for negatives. Received: {batch}")
-    scores = score(antecedents, consequents)  # (T, B, B, L)
+    scores = score(antecedents, consequents)  # (T, b, B, L)
     penalties = regulariser * ops.mean(ops.square(scores), axis=(1, 2, 3))
     scores = clipped(scores, clip)
-    same_image = ops.eye(ops.shape(scores)[1], dtype="bool")  # (B, B)
-    positives = ops.moveaxis(ops.diagonal(scores, axis1=1, axis2=2), -1, 1)  # (T, B, L)
-    of_image = ops.where(same_image, -float("inf"), ops.logsumexp(scores, axis=3))  # (T, B, B)
-    negatives = ops.logsumexp(of_image, axis=2, keepdims=True)  # (T, B, 1)
+    images, others = ops.shape(scores)[1:3]
+    same_image = ops.arange(images)[:, None] + first == ops.arange(others)  # (b, B)
+    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+    of_image = ops.where(same_image, -float("inf"), ops.logsumexp(scores, axis=3))  # (T, b, B)
+    negatives = ops.logsumexp(of_image, axis=2, keepdims=True)  # (T, b, 1)
     return ops.mean(ops.softplus(negatives - positives), axis=(1, 2)), penalties
 
 

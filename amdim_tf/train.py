@@ -12,17 +12,25 @@ from absl import flags
 from amdim_tf import command, datasets, pipeline, protocols
 from amdim_tf.callbacks import Checkpoints, Measurements, Progress
 from amdim_tf.config import VARIANTS, check_config, fields, load_config
+from amdim_tf.distribution import check_batch, choose_strategy, replicas
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
 from amdim_tf.export import export_encoder
 from amdim_tf.model import AMDIM, Classifier
 from amdim_tf.optimizer import AdamL2, WarmupStepDecay
-from amdim_tf.run_directory import RunDirectory, environment, hardware, read_result, write_json
+from amdim_tf.run_directory import (
+    RunDirectory,
+    environment,
+    hardware,
+    load_encoder,
+    read_result,
+    write_json,
+)
 
 FLAGS = flags.FLAGS
 
 
-def train(config, workdir, data_dir=None, baselines=True):
+def train(config, workdir, data_dir=None, baselines=True, strategy="auto", xla="auto"):
     """Trains, measures and exports an encoder, or goes on where an earlier run of it stopped.
 
     Args:
@@ -30,6 +38,9 @@ def train(config, workdir, data_dir=None, baselines=True):
         workdir: the run directory, see `amdim_tf.run_directory`.
         data_dir: where the data is, see `datasets.load`.
         baselines: whether to measure an untrained encoder and raw pixels, too.
+        strategy: see `amdim_tf.distribution.choose_strategy`.
+        xla: "on" or "off" for the compiler; "auto" for accelerators alone, since on a CPU it loses
+            to oneDNN's convolutions.
 
     Returns:
         What result.json holds: accuracies, config, hardware, versions and time.
@@ -40,6 +51,9 @@ def train(config, workdir, data_dir=None, baselines=True):
     """
     started = time.time()
     check_config(config)
+    strategy = choose_strategy(strategy)
+    check_batch(config.batch_size, strategy)
+    compiled = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
     data = datasets.load(config, data_dir)
     if config.objective == "supervised" and not data.class_names:
         raise InputError(
@@ -52,10 +66,11 @@ def train(config, workdir, data_dir=None, baselines=True):
         print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
         return result
 
-    model = build(config, len(data.class_names), last_step)
+    with strategy.scope():
+        model = build(config, len(data.class_names), last_step, compiled)
     checkpoints = run.checkpoints(model)
     checkpoints.restore_or_initialize()
-    first_step = int(model.optimizer.iterations)
+    first_step = int(model.optimizer.iterations.numpy())
     run.forget_metrics_after(first_step)
     print(plan(config, data, model, first_step, last_step, run.path))
 
@@ -73,14 +88,17 @@ def train(config, workdir, data_dir=None, baselines=True):
                 ],
             )
         except KeyboardInterrupt:
-            checkpoints.save(int(model.optimizer.iterations))
+            checkpoints.save(int(model.optimizer.iterations.numpy()))
             raise
 
-    accuracy = measure(model, config, data, test, baselines) if data.class_names else {}
-    model.encoder.save(run.path / ".unfinished.keras")
+    beside = model.evaluate(test, return_dict=True, verbose=0) if test else {}
+    # From here on there is one device, and what the checkpoint holds.
+    encoder, _ = load_encoder(run.path)
+    accuracy = measure(encoder, beside, config, data, baselines) if test else {}
+    encoder.save(run.path / ".unfinished.keras")
     os.replace(run.path / ".unfinished.keras", run.path / "encoder.keras")
     if not (run.path / "export" / "1").exists():
-        export_encoder(model.encoder, config.mean, config.std, run.path / "export" / "1")
+        export_encoder(encoder, config.mean, config.std, run.path / "export" / "1")
     result = {
         "accuracy": accuracy,
         "steps": last_step,
@@ -95,8 +113,8 @@ def train(config, workdir, data_dir=None, baselines=True):
     return result
 
 
-def build(config, classes, last_step):
-    """The model of `config`, compiled, with weights drawn from its seed."""
+def build(config, classes, last_step, compiled=False):
+    """The model of `config` with weights drawn from its seed, `compiled` by XLA or not."""
     keras.utils.set_random_seed(config.seed)
     encoder = Encoder(
         config.image_size, config.ndf, config.nrkhs, config.ndepth, config.use_bn, name="encoder"
@@ -112,18 +130,22 @@ def build(config, classes, last_step):
         [round(part * last_step) for part in config.decays],
         config.decay_rate,
     )
-    # XLA pays on an accelerator; on a CPU it loses to oneDNN's convolutions.
-    accelerated = bool(tf.config.list_physical_devices("GPU"))
-    model.compile(optimizer=AdamL2(schedule, config.l2), jit_compile=accelerated)
+    several = replicas() > 1
+    model.compile(optimizer=AdamL2(schedule, config.l2), jit_compile=compiled and not several)
+    if compiled and several and config.objective == "amdim":
+        model.compile_regions()
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def measure(model, config, data, test, baselines):
-    """Accuracies {row: {"linear", "mlp", "knn"}} on the whole test set, see `ROWS`."""
+def measure(encoder, beside, config, data, baselines):
+    """Accuracies {row: {"linear", "mlp", "knn"}} on the whole test set, see `ROWS`.
+
+    `beside` is what evaluating the model gave, with the probes trained beside the encoder.
+    """
     print("Measuring the encoder ...", flush=True)
     classes = len(data.class_names)
-    beside = model.evaluate(test, return_dict=True, verbose=0)
+    test = pipeline.test_batches(data, data.test, config)
     images = dataclasses.replace(data.probe, examples=data.probe.examples.take(config.probe_images))
     known = pipeline.test_batches(data, images, config)
 
@@ -133,7 +155,7 @@ def measure(model, config, data, test, baselines):
 
     accuracy = {
         "beside": {name: beside[f"{name}_accuracy"] for name in protocols.NAMES},
-        "frozen": frozen(protocols.encode, model.encoder),
+        "frozen": frozen(protocols.encode, encoder),
     }
     if baselines:
         print("Measuring an untrained encoder and raw pixels ...", flush=True)
@@ -201,7 +223,7 @@ def main():
     config = command.configured("seed", "epochs", "steps")
     workdir = pathlib.Path(FLAGS.workdir or pathlib.Path("runs") / run_name(config))
     try:
-        train(config, workdir, FLAGS.data_dir)
+        train(config, workdir, FLAGS.data_dir, strategy=FLAGS.strategy, xla=FLAGS.xla)
     except KeyboardInterrupt:
         if (workdir / "checkpoints" / "checkpoint").exists():
             print(f"\nA checkpoint is in {workdir}: the same command goes on from there.")
@@ -213,6 +235,8 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "variant", "", f"what to change, of {', '.join(VARIANTS)}; several by commas"
     )
+    flags.DEFINE_string("strategy", "auto", "devices: auto, none, mirrored, cpu:N")
+    flags.DEFINE_enum("xla", "auto", ["auto", "on", "off"], "compile the training step by XLA")
     flags.DEFINE_string("workdir", None, "run directory; a name in runs/ if none")
     flags.DEFINE_integer("seed", None, "of weights, order of the data, views and locations")
     command.run(main, load_config)

@@ -50,13 +50,15 @@ def test_a_classifier_learns_labels_with_or_without_its_encoder(frozen):
     model = tiny()
     before = [weight.numpy() for weight in model.encoder.weights]
     classifier = Classifier(model.encoder, classes=5, frozen=frozen)
-    classifier.compile(optimizer=AdamL2(3e-2), jit_compile=False)
+    classifier.compile(optimizer=AdamL2(3e-2 if frozen else 1e-3), jit_compile=False)
     (x1, x2), labels = batch()
     bright = 3 * labels[:, None, None, None].astype("float32")
     data = tf.data.Dataset.from_tensors(((x1 + bright, x2 + bright), labels)).repeat(40)
-    logs = classifier.fit(data, epochs=4, verbose=0, shuffle=False).history
+    classifier.fit(data, epochs=4, verbose=0, shuffle=False)
+    seen = tf.data.Dataset.from_tensors((x1 + bright, labels))
+    logs = classifier.evaluate(seen, return_dict=True, verbose=0)
     for name in ("linear", "mlp"):
-        assert logs[f"{name}_loss"][-1] < np.log(5) - 0.4, name  # log 5: guessing
+        assert logs[f"{name}_loss"] < np.log(5) - 0.4, name  # log 5: guessing
 
     pairs = zip(before, classifier.encoder.weights, strict=True)
     unchanged = [np.array_equal(ours, theirs) for ours, theirs in pairs]

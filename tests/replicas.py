@@ -1,0 +1,50 @@
+"""Trains a small model on several replicas; run by test_distribution in its own process.
+
+Logical devices have to be made before TensorFlow touches the processor.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from amdim_tf.distribution import choose_strategy
+from amdim_tf.encoder import Encoder
+from amdim_tf.model import AMDIM
+from amdim_tf.optimizer import AdamL2
+
+BATCH, STEPS = 8, 10
+
+
+def weights_after_training(strategy, compiled, use_bn):
+    generator = np.random.default_rng(0)
+    x1, x2 = generator.normal(size=(2, BATCH * STEPS, 32, 32, 3))
+    labels = np.full(BATCH * STEPS, -1)
+    data = tf.data.Dataset.from_tensor_slices(((x1, x2), labels)).batch(BATCH, drop_remainder=True)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        # In float64 nothing but a mistake makes a difference.
+        encoder = Encoder(32, ndf=4, nrkhs=16, ndepth=1, use_bn=use_bn, dtype="float64")
+        model = AMDIM(encoder, classes=0)
+        model.compile(optimizer=AdamL2(1e-2), jit_compile=False)
+        if compiled:
+            model.compile_regions()
+    logs = model.fit(data, verbose=0, shuffle=False).history
+    values = {
+        name: np.array(logs[name]) for name in ("loss", "regulariser", "nce_5-5", "bound_1-7")
+    }
+    weights = [w for part in (model.encoder, model.phi5, model.phi7) for w in part.weights]
+    # Paths differ by the number that Keras gives the model.
+    return values | {f"{i}/{w.path.split('/')[-1]}": w.numpy() for i, w in enumerate(weights)}
+
+
+if __name__ == "__main__":
+    path, name, *cases = sys.argv[1:]
+    chosen = choose_strategy(name)
+    results = {}
+    for case in cases:
+        compiler, use_bn = case.split("-")
+        values = weights_after_training(chosen, compiler == "xla", use_bn == "bn")
+        results |= {f"{case}:{name}": value for name, value in values.items()}
+    np.savez(path, **results)
