@@ -161,7 +161,9 @@ def evaluation_config(workdir, dataset=None):
 
 
 def main():
-    chosen = PROTOCOLS if FLAGS.protocol == "all" else (FLAGS.protocol,)
+    # Fine-tuning cannot be had from features computed once.
+    everything = PROTOCOLS[:-1] if FLAGS.fast else PROTOCOLS
+    chosen = everything if FLAGS.protocol == "all" else (FLAGS.protocol,)
     evaluate(FLAGS.workdir, FLAGS.config, chosen, FLAGS.data_dir, FLAGS.fast, FLAGS.label_fraction)
 
 

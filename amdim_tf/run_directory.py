@@ -64,9 +64,14 @@ class RunDirectory:
 
     def checkpoints(self, model):
         """A manager that saves `model`, compiled and built, and its optimiser."""
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
         return tf.train.CheckpointManager(
-            checkpoint, str(self.path / "checkpoints"), max_to_keep=KEPT_CHECKPOINTS
+            tf.train.Checkpoint(
+                encoder=_values(model.encoder),
+                model=_values(model),
+                optimizer=_values(model.optimizer),
+            ),
+            str(self.path / "checkpoints"),
+            max_to_keep=KEPT_CHECKPOINTS,
         )
 
     def forget_metrics_after(self, step):
@@ -112,9 +117,17 @@ def load_encoder(path):
         )
     sizes = ("image_size", "ndf", "nrkhs", "ndepth", "use_bn")
     encoder = Encoder(**{name: config[name] for name in sizes}, name="encoder")
-    part = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder))
+    part = tf.train.Checkpoint(encoder=_values(encoder))
     part.restore(checkpoint).expect_partial().assert_existing_objects_matched()
     return encoder, int(checkpoint.rsplit("-", 1)[1])
+
+
+def _values(owner):
+    """TensorFlow's variables of a Keras object, in order.
+
+    TensorFlow would not find those of layers that Keras keeps in lists by itself.
+    """
+    return [variable.value for variable in owner.variables]
 
 
 def environment():

@@ -1,6 +1,5 @@
 """The command `python -m amdim_tf.train`: from a data set to a measured and exported encoder."""
 
-import dataclasses
 import os
 import pathlib
 import time
@@ -146,7 +145,9 @@ def measure(encoder, beside, config, data, baselines):
     print("Measuring the encoder ...", flush=True)
     classes = len(data.class_names)
     test = pipeline.test_batches(data, data.test, config)
-    images = dataclasses.replace(data.probe, examples=data.probe.examples.take(config.probe_images))
+    images = datasets.Split(
+        data.probe.examples.take(config.probe_images), min(config.probe_images, data.probe.size)
+    )
     known = pipeline.test_batches(data, images, config)
 
     def frozen(encode, *encoder):

@@ -14,8 +14,8 @@ from amdim_tf import callbacks
 from amdim_tf.config import base_config, check_config, load_config, nearest
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
-from amdim_tf.run_directory import RunDirectory
-from amdim_tf.train import train
+from amdim_tf.run_directory import RunDirectory, load_encoder
+from amdim_tf.train import build, train
 
 SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 2, "probe_images": 1000}
 
@@ -57,6 +57,26 @@ def test_a_run_leaves_everything_behind(finished):
     served = tf.saved_model.load(str(path / "export" / "1")).signatures["normalized"]
     images = tf.random.stateless_normal((2, 32, 32, 3), (0, 1))
     np.testing.assert_allclose(served(images=images)["f1"], encoder(images)["f1"], atol=1e-5)
+
+
+def test_a_checkpoint_holds_every_variable(tmp_path):
+    """Also running averages inside the trunk, and the encoder can be had by itself."""
+    config = small(use_bn=True)
+    run = RunDirectory(tmp_path, config)
+    models = [build(config, classes=3, last_step=1) for _ in range(2)]
+    generator = np.random.default_rng(0)
+    owners = [[model, model.optimizer] for model in models]
+    for owner in owners[0]:
+        for variable in owner.variables:
+            values = generator.integers(0, 1000, variable.shape)
+            variable.assign(values.astype(variable.dtype))
+    run.checkpoints(models[0]).save(1)
+    run.checkpoints(models[1]).restore_or_initialize()
+    encoder, step = load_encoder(tmp_path)
+    assert step == 1 and len(encoder.variables) > 30
+    for ours, theirs in [*zip(*owners, strict=True), (models[0].encoder, encoder)]:
+        for saved, restored in zip(ours.variables, theirs.variables, strict=True):
+            np.testing.assert_array_equal(saved.numpy(), restored.numpy(), saved.path)
 
 
 def test_a_second_run_changes_nothing(finished, capsys):
