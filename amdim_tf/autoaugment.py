@@ -1,8 +1,8 @@
 """Fast AutoAugment (Lim et al. 2019, arXiv 1905.00397): the paper's strong augmentation (3.4).
 
 A policy is a list of sub-policies, of which each view draws one; a sub-policy is two operations,
-each with a probability and a value. Batched like the rest of the views: there are four mechanisms,
-and every image passes through all of them with the neutral value where it is not its turn.
+each with a probability and a value. Batched like the rest of the views: every image passes
+through all operations, each with a neutral value where it is not its turn.
 """
 
 import json
@@ -136,7 +136,7 @@ def equalize(images):
     cells = tf.reshape(channel, (-1, 1, 3)) * 256 + values
     counts = tf.math.unsorted_segment_sum(tf.ones_like(cells), cells, 256 * tf.size(channel))
     counts = tf.reshape(counts, (-1, 256))  # of each image and channel
-    # The most frequent-last value is left out, as PIL does, so that it becomes 255.
+    # The highest value that occurs is left out, as PIL does, so that it becomes 255.
     last = tf.gather(
         counts, tf.argmax(tf.range(256) * tf.cast(counts > 0, tf.int32), 1), axis=1, batch_dims=1
     )

@@ -9,14 +9,12 @@ import math
 
 from keras import ops
 
-from amdim_tf.nce import clipped, score
+from amdim_tf.nce import DIRECTIONS, clipped, draw_antecedents, score
 
 # Above this size the scores of a task are not kept ...
 SCORE_BYTES = 2**28
 # ... and are computed in blocks of about this size.
 BLOCK_BYTES = 2**24
-# Of prediction: from the antecedents of one view to the consequents of the other.
-DIRECTIONS = ((0, 1), (1, 0))
 
 
 def block_size(images, others, groups):
@@ -71,6 +69,10 @@ def nce_of_groups(views, targets, locations, groups, clip, regulariser, first, b
 
         def gradient(*upstream):
             gradients, drawn = {}, []
+
+            def gradient_of(key):
+                return gradients[key] if key in gradients else ops.zeros_like(tensors[key])
+
             for i, (m, a, b) in enumerate(passes):
                 to_loss, to_penalty = upstream[2 * i], regulariser * upstream[2 * i + 1]
                 to_antecedents, to_consequents = _backward(
@@ -80,9 +82,8 @@ def nce_of_groups(views, targets, locations, groups, clip, regulariser, first, b
                 drawn += [((0, a, n), to_antecedents[j]) for j, n in enumerate(groups[m])]
             for key, rows in drawn:
                 _, side, n = key
-                present = gradients.get(key, ops.zeros_like(tensors[key]))
-                gradients[key] = _add_rows(present, rows, locations[side][n])
-            return [gradients.get(key, ops.zeros_like(tensors[key])) for key in keys]
+                gradients[key] = _add_rows(gradient_of(key), rows, locations[side][n])
+            return [gradient_of(key) for key in keys]
 
         return values, gradient
 
@@ -168,12 +169,3 @@ def _add_rows(accumulated, rows, places):
         return ops.slice_update(accumulated, start, part + row)
 
     return ops.fori_loop(0, images, step, accumulated)
-
-
-def draw_antecedents(view, scales, locations):
-    """Antecedents (T,b,D) of a view {n: (b,n*n,D)} at `locations` {n: (b,)}, for each scale."""
-    drawn = []
-    for n in scales:
-        index = ops.reshape(locations[n], (-1, 1, 1))
-        drawn.append(ops.squeeze(ops.take_along_axis(view[n], index, axis=1), axis=1))
-    return ops.stack(drawn)

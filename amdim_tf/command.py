@@ -66,6 +66,13 @@ def _first_look(argv, names):
     return {name: chosen[name].value for name in names}
 
 
+def markdown(lines):
+    """A table in Markdown of `lines` of text cells, the first of them its header."""
+    header, *rows = lines
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def run(main, choose_config=None):
     """Runs `main()` after parsing flags; bad input ends it with one sentence and exit code 1.
 

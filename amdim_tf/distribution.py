@@ -9,6 +9,11 @@ import keras
 
 from amdim_tf.errors import InputError
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+else:
+    tf = None
+
 
 def choose_strategy(name="auto"):
     """The `tf.distribute.Strategy` of `name`; call it before TensorFlow touches a device.
@@ -20,8 +25,6 @@ def choose_strategy(name="auto"):
     Raises:
         InputError: another name, or "mirrored" without accelerators.
     """
-    import tensorflow as tf
-
     accelerators = tf.config.list_physical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(accelerators) > 1 else "none"
@@ -58,14 +61,14 @@ def check_batch(batch, strategy):
 
 def replicas():
     """The number of replicas that run this step."""
-    return _tf_distribute().get_strategy().num_replicas_in_sync if _tf_distribute() else 1
+    return tf.distribute.get_strategy().num_replicas_in_sync if tf else 1
 
 
 def all_mean(x):
     """The mean of `x` over all replicas, differentiable."""
     if replicas() == 1:
         return x
-    return _context().all_reduce(_tf_distribute().ReduceOp.MEAN, x)
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, x)
 
 
 def gather(x):
@@ -73,12 +76,15 @@ def gather(x):
     if replicas() == 1:
         return x
     images = x.shape[0] and x.shape[0] * replicas()
-    return keras.ops.reshape(_context().all_gather(x, axis=0), (images or -1, *x.shape[1:]))
+    gathered = tf.distribute.get_replica_context().all_gather(x, axis=0)
+    return keras.ops.reshape(gathered, (images or -1, *x.shape[1:]))
 
 
 def first_image(batch):
     """The place in the global batch of the first of this replica's `batch` images."""
-    return 0 if replicas() == 1 else _context().replica_id_in_sync_group * batch
+    if replicas() == 1:
+        return 0
+    return tf.distribute.get_replica_context().replica_id_in_sync_group * batch
 
 
 def region(function, variables=()):
@@ -88,7 +94,6 @@ def region(function, variables=()):
         function: of nests of tensors; it may read `variables` and must not write any.
         variables: Keras variables.
     """
-    import tensorflow as tf
 
     @tf.function(jit_compile=True)
     def compiled(values, *inputs):
@@ -99,15 +104,3 @@ def region(function, variables=()):
         return compiled([tf.convert_to_tensor(v.value) for v in variables], *inputs)
 
     return call
-
-
-def _context():
-    return _tf_distribute().get_replica_context()
-
-
-def _tf_distribute():
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    return tf.distribute

@@ -60,6 +60,11 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
 
     labels = data.test.labels()
     results, started = {}, time.time()
+    trained = {
+        "steps": steps,
+        "train_images": (read_result(workdir) or {}).get("train_images"),
+        "config": read_config(workdir),
+    }
 
     def write(name, scores, fast):
         report, confusion = protocols.report(scores, labels, data.class_names)
@@ -72,11 +77,7 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
             "accuracy": report,
             "seconds": round(time.time() - started, 1),
             "config": fields(config),
-            "encoder": {
-                "steps": steps,
-                "train_images": (read_result(workdir) or {}).get("train_images"),
-                "config": read_config(workdir),
-            },
+            "encoder": trained,
             **environment(),
         }
         folder = pathlib.Path(workdir) / "evaluation"

@@ -9,7 +9,7 @@ from keras import ops
 
 from amdim_tf import distribution, multiscale
 from amdim_tf.embeddings import Phi
-from amdim_tf.probes import NAMES, Probes, probe_loss
+from amdim_tf.probes import NAMES, Probes, probe_losses
 
 
 class Classifier(keras.Model):
@@ -45,7 +45,7 @@ class Classifier(keras.Model):
         with tf.GradientTape() as tape:
             f1 = self.encoder(images, training=not self.frozen, views=2)["f1"]
             logits = self.probes(f1, training=True)
-            losses = {name: probe_loss(labels, logits[name]) for name in logits}
+            losses = probe_losses(labels, logits)
             total = sum(losses.values()) / distribution.replicas()
             total = self.optimizer.scale_loss(total)
         self.optimizer.apply(tape.gradient(total, trained), trained)
@@ -55,7 +55,7 @@ class Classifier(keras.Model):
     def test_step(self, data):
         images, labels = data
         logits = self(images, training=False)
-        losses = {name: probe_loss(labels, logits[name]) for name in logits}
+        losses = probe_losses(labels, logits)
         self.measure_probes(labels, logits, losses)
         return results(self.probe_means)
 
@@ -164,10 +164,12 @@ class AMDIM(Classifier):
             {n: embedding[part] for n, embedding in embeddings.items()}
             for part in (slice(None, batch), slice(batch, None))
         )
-        consequents = [
-            {m: distribution.gather(view[m]) for m in multiscale.consequent_scales(self.tasks)}
-            for view in (view1, view2)
-        ]
+        consequents = None
+        if distribution.replicas() > 1:
+            consequents = [
+                {m: distribution.gather(view[m]) for m in multiscale.consequent_scales(self.tasks)}
+                for view in (view1, view2)
+            ]
         first = distribution.first_image(batch)
         losses, penalty = self._score(view1, view2, locations, consequents, first)
         return losses, penalty, embeddings[1]
@@ -176,8 +178,6 @@ class AMDIM(Classifier):
         return self.project(images, training, views=2)
 
     def _score(self, view1, view2, locations, consequents, first):
-        if distribution.replicas() == 1:
-            consequents = None  # so that the gradients of both uses are one tensor from the start
         return multiscale.multiscale_nce(
             view1,
             view2,
@@ -209,9 +209,9 @@ class AMDIM(Classifier):
             losses, penalty, f1 = self.objective(x1, x2, locations)
             total = sum(losses.values()) + penalty
             logits = self.probes(ops.stop_gradient(f1), training=True)
-            probe_losses = {name: probe_loss(labels, logits[name]) for name in logits}
+            of_probes = probe_losses(labels, logits)
             # One sum trains both: no gradient of the probes reaches f1. Replicas' gradients add up.
-            trained = (total + sum(probe_losses.values())) / distribution.replicas()
+            trained = (total + sum(of_probes.values())) / distribution.replicas()
             trained = self.optimizer.scale_loss(trained)
         gradients = tape.gradient(trained, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -225,7 +225,7 @@ class AMDIM(Classifier):
             )
         for name, value in values.items():
             self.objective_means[name].update_state(value)
-        self.measure_probes(labels, logits, probe_losses)
+        self.measure_probes(labels, logits, of_probes)
         return results(self.objective_means) | results(self.probe_means)
 
 

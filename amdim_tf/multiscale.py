@@ -5,9 +5,8 @@ import math
 from keras import ops
 
 from amdim_tf import blockwise
-from amdim_tf.blockwise import DIRECTIONS, draw_antecedents
 from amdim_tf.errors import InputError
-from amdim_tf.nce import nce
+from amdim_tf.nce import DIRECTIONS, draw_antecedents, nce
 
 SCALES = (1, 5, 7)
 

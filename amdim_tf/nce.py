@@ -7,6 +7,9 @@ from keras import ops
 
 from amdim_tf.errors import InputError
 
+# Of prediction: from the antecedents of one view to the consequents of the other.
+DIRECTIONS = ((0, 1), (1, 0))
+
 
 def nce(antecedents, consequents, clip=20.0, regulariser=5e-2, first=0):
     """The loss of picking an image's own consequents among those of all other images (Equation 2).
@@ -50,10 +53,22 @@ def score(antecedents, consequents):
     locations, width = consequents.shape[1:]
     dtype = keras.backend.result_type(antecedents.dtype, "float32")
     antecedents, consequents = ops.cast(antecedents, dtype), ops.cast(consequents, dtype)
-    scores = ops.matmul(antecedents, ops.transpose(ops.reshape(consequents, (-1, width))))
-    return ops.reshape(scores / math.sqrt(width), (*ops.shape(scores)[:2], -1, locations))
+    # One product of two matrices: a batched one that broadcasts may leave its operands' memory in
+    # oneDNN (TensorFlow issue 117700, in 2.21).
+    rows, columns = (ops.reshape(x, (-1, width)) for x in (antecedents, consequents))
+    scores = ops.matmul(rows, ops.transpose(columns)) / math.sqrt(width)
+    return ops.reshape(scores, (*ops.shape(antecedents)[:2], -1, locations))
 
 
 def clipped(scores, clip):
     """The soft clip c*tanh(s/c) (3.5)."""
     return scores if clip is None else clip * ops.tanh(scores / clip)
+
+
+def draw_antecedents(view, scales, locations):
+    """Antecedents (T,b,D) of a view {n: (b,n*n,D)} at `locations` {n: (b,)}, for each scale."""
+    drawn = []
+    for n in scales:
+        index = ops.reshape(locations[n], (-1, 1, 1))
+        drawn.append(ops.squeeze(ops.take_along_axis(view[n], index, axis=1), axis=1))
+    return ops.stack(drawn)

@@ -60,6 +60,11 @@ class Probes(keras.layers.Layer):
         return super().get_config() | {"classes": self.classes}
 
 
+def probe_losses(labels, logits):
+    """The `probe_loss` of each classifier of `logits`, {name: scalar}."""
+    return {name: probe_loss(labels, values) for name, values in logits.items()}
+
+
 def probe_loss(labels, logits):
     """Cross entropy of softly clipped `logits` (B,classes) plus a penalty on their square; scalar.
 

@@ -43,10 +43,10 @@ def results_table(folder):
             "folder must hold run directories that amdim_tf.evaluate has measured. "
             f"Received: folder={folder}"
         )
-    lines = [HEADER, ["---"] * len(HEADER)]
+    lines = [HEADER]
     for (encoder, data, protocol, paper, differences), results in sorted(rows.items()):
         lines.append([encoder, data, protocol, _accuracy(results), paper, differences])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return command.markdown(lines)
 
 
 def _row(result):

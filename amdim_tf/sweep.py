@@ -8,8 +8,9 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from amdim_tf import command
+from amdim_tf import command, datasets
 from amdim_tf.config import VARIANTS, apply_variant, load_config
+from amdim_tf.errors import InputError
 from amdim_tf.run_directory import write_text
 from amdim_tf.train import run_name, train
 
@@ -31,12 +32,21 @@ def sweep(config, variants, seeds, folder, data_dir=None):
     Returns:
         {variant: accuracies (seeds,3)} of linear, MLP and kNN on the frozen encoder, with the
         baseline as "baseline".
+
+    Raises:
+        InputError: input that a user can correct.
     """
+    # All checks first: a misspelt variant should not be found after hours of training.
+    if not datasets.load(config, data_dir).class_names:
+        raise InputError(
+            "A sweep compares accuracies, so its images need classes. "
+            f"Received: {config.dataset} without any"
+        )
+    configs = {name: apply_variant(copy.deepcopy(config), name) for name in ("", *variants)}
     accuracies = {}
-    for variant in ("", *variants):
+    for variant, varied in configs.items():
         rows = []
         for seed in seeds:
-            varied = apply_variant(copy.deepcopy(config), variant)
             varied.seed = seed
             keras.backend.clear_session()
             result = train(varied, folder / run_name(varied), data_dir, baselines=False)
@@ -57,7 +67,6 @@ def sweep_table(accuracies):
             *(f"{name}, %" for name in COLUMNS),
             *(f"{name} - baseline" for name in COLUMNS),
         ),
-        ["---"] * (1 + 2 * len(COLUMNS)),
     ]
     for variant, values in accuracies.items():
         means = [f"{value:.1f}" for value in 100 * values.mean(0)]
@@ -73,12 +82,14 @@ def sweep_table(accuracies):
                     for text, a, b in zip(differences, low, high, strict=True)
                 ]
         lines.append((variant, *means, *differences))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return command.markdown(lines)
 
 
 def main():
     config = command.configured("epochs", "steps")
     folder = pathlib.Path(FLAGS.folder)
+    if not FLAGS.seeds or not all(seed.isdecimal() for seed in FLAGS.seeds):
+        raise InputError(f"seeds must be whole numbers, such as 0,1,2. Received: {FLAGS.seeds}")
     seeds = [int(seed) for seed in FLAGS.seeds]
     table = sweep_table(sweep(config, FLAGS.variants, seeds, folder, FLAGS.data_dir))
     write_text(folder / "sweep.md", table + "\n")

@@ -8,14 +8,11 @@ Sizes, schedule and hardware are those of CIFAR-10.
 
 from amdim_tf.config import config_module
 
-SIZES = config_module("cifar10").SIZES
+CIFAR10 = config_module("cifar10")
+SIZES, get_config = CIFAR10.SIZES, CIFAR10.get_config
 IMAGES = {"train": 50000, "test": 10000}
 # Accuracies in per cent, Table 2.
 PAPER = {
     ("small", ""): {"linear": 68.1, "mlp": 71.5},
     ("large", ""): {"linear": 70.2, "mlp": 72.8},
 }
-
-
-def get_config(size):
-    return config_module("cifar10").get_config(size)

@@ -8,8 +8,5 @@ For measuring an encoder with few labels, and as ImageNet to be prepared by hand
 
 from amdim_tf.config import config_module
 
-SIZES = config_module("imagenet2012").SIZES
-
-
-def get_config(size):
-    return config_module("imagenet2012").get_config(size)
+IMAGENET2012 = config_module("imagenet2012")
+SIZES, get_config = IMAGENET2012.SIZES, IMAGENET2012.get_config

@@ -153,6 +153,8 @@ def test_an_encoder_from_images_without_classes(tmp_path):
     with pytest.raises(InputError, match="two or more classes. Received: image_folder with 0"):
         config = evaluation_config(str(tmp_path / "run"))
         evaluate(tmp_path / "run", config, data_dir=str(tmp_path / "images"))
+    with pytest.raises(InputError, match="images need classes. Received: image_folder without"):
+        sweep(config, ["-stabilize"], [0], tmp_path, str(tmp_path / "images"))
     with pytest.raises(InputError, match="supervised objective needs classes"):
         config = apply_variant(small("image_folder"), "supervised")
         train(config, tmp_path / "other", str(tmp_path / "images"))
@@ -256,21 +258,22 @@ def test_a_folder_without_evaluations_is_refused(tmp_path):
 
 
 REFUSALS = {
-    "no run": (["--workdir=nowhere"], "workdir must be a run directory.*nowhere"),
-    "no workdir": ([], "workdir must be a run directory.*Received: workdir=None"),
-    "no checkpoint": (["--workdir=empty"], "workdir must hold a checkpoint.*workdir=empty"),
-    "protocol": (["--workdir=empty", "--protocol=svm"], "protocol.*knn"),
+    "no run": ("evaluate", ["--workdir=nowhere"], "workdir must be a run directory.*nowhere"),
+    "no workdir": ("evaluate", [], "workdir must be a run directory.*Received: workdir=None"),
+    "no checkpoint": ("evaluate", ["--workdir=empty"], "must hold a checkpoint.*workdir=empty"),
+    "protocol": ("evaluate", ["--workdir=empty", "--protocol=svm"], "protocol.*knn"),
+    "seeds": ("sweep", ["--seeds=one"], "seeds must be whole numbers.*one"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_evaluate_refuses_in_one_sentence(case, tmp_path):
-    arguments, expected = REFUSALS[case]
+def test_refusals_are_one_sentence(case, tmp_path):
+    command, arguments, expected = REFUSALS[case]
     (tmp_path / "empty").mkdir()
     fields = json.dumps(evaluation.fields(small()))
     (tmp_path / "empty" / "config.json").write_text(fields)
     done = subprocess.run(
-        [sys.executable, "-m", "amdim_tf.evaluate", *arguments],
+        [sys.executable, "-m", f"amdim_tf.{command}", *arguments],
         cwd=tmp_path,
         capture_output=True,
         text=True,
