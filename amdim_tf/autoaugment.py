@@ -34,7 +34,7 @@ def strengthen(images, policy, draws):
         (...,S,S,3) float32 of whole numbers, as PIL's.
     """
     table = tf.constant(np.array([_row(sub) for sub in POLICIES[policy]], "float32"))
-    chosen = tf.gather(table, tf.cast(draws[0] * len(table), tf.int32))  # (...,2,3)
+    chosen = tf.gather(table, tf.cast(draws[0] * table.shape[0], tf.int32))  # (...,2,3)
     images = tf.round(images)
     for turn in range(2):
         applied, sign, x, y = tf.unstack(draws[1 + 4 * turn : 5 + 4 * turn])

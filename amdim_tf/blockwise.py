@@ -9,26 +9,26 @@ import math
 
 from keras import ops
 
+from amdim_tf import distribution
 from amdim_tf.nce import DIRECTIONS, clipped, draw_antecedents, score
 
-# Above this size the scores of a task are not kept ...
-SCORE_BYTES = 2**28
-# ... and are computed in blocks of about this size.
+# Of the scores that are computed at a time.
 BLOCK_BYTES = 2**24
 
 
-def block_size(images, others, groups):
+def block_size(images, others, groups, score_bytes):
     """How many images' consequents form a block; 0 if all scores are small enough to be kept.
 
     Args:
         images: b, how many have antecedents; None if not known.
         others: B, how many have consequents.
         groups: see `nce_of_groups`.
+        score_bytes: what the scores of a group may take to be kept.
     """
     if images is None or others is None:
         return 0
     image_bytes = max(4 * images * len(scales) * m * m for m, scales in groups.items())
-    if image_bytes * others <= SCORE_BYTES:
+    if image_bytes * others <= score_bytes:
         return 0
     most = max(BLOCK_BYTES // image_bytes, 1)
     return max(size for size in range(1, most + 1) if others % size == 0)
@@ -52,38 +52,47 @@ def nce_of_groups(views, targets, locations, groups, clip, regulariser, first, b
     keys = [(o, side, n) for o, pair in enumerate(owners) for side in (0, 1) for n in pair[side]]
     passes = [(m, *direction) for m in groups for direction in DIRECTIONS]
 
-    @ops.custom_gradient
-    def compute(*embeddings):
-        tensors = dict(zip(keys, embeddings, strict=True))
+    def forward(tensors):
         kept, values = [], []
         for m, a, b in passes:
             view = {n: tensors[0, a, n] for n in groups[m]}
             antecedents = draw_antecedents(view, groups[m], locations[a])
             consequents = tensors[len(owners) - 1, b, m]
             sums = _forward(antecedents, consequents, clip, first, block)
-            kept.append((antecedents, consequents, *sums[:2]))
             positives, negatives, squares = sums
+            kept.append((antecedents, positives, negatives))
             loss = ops.mean(ops.softplus(negatives[..., None] - positives), axis=(1, 2))
             pairs = antecedents.shape[1] * math.prod(consequents.shape[:2])
             values += [loss, regulariser / pairs * squares]
+        return values, kept
+
+    def backward(tensors, kept, upstream):
+        gradients, drawn = {}, []
+
+        def gradient_of(key):
+            return gradients[key] if key in gradients else ops.zeros_like(tensors[key])
+
+        for i, (m, a, b) in enumerate(passes):
+            antecedents, *sums = kept[i]
+            key = len(owners) - 1, b, m
+            to_loss, to_penalty = upstream[2 * i], regulariser * upstream[2 * i + 1]
+            to_antecedents, gradients[key] = _backward(
+                antecedents, tensors[key], *sums, to_loss, to_penalty, clip, first, block
+            )
+            drawn += [((0, a, n), to_antecedents[j]) for j, n in enumerate(groups[m])]
+        for key, rows in drawn:
+            _, side, n = key
+            gradients[key] = _add_rows(gradient_of(key), rows, locations[side][n])
+        return [gradient_of(key) for key in keys]
+
+    @ops.custom_gradient
+    def compute(*embeddings):
+        tensors = dict(zip(keys, embeddings, strict=True))
+        # Compiled, the loops write in place; TensorFlow's own copy what they carry at every step.
+        values, kept = distribution.compiled(forward)(tensors)
 
         def gradient(*upstream):
-            gradients, drawn = {}, []
-
-            def gradient_of(key):
-                return gradients[key] if key in gradients else ops.zeros_like(tensors[key])
-
-            for i, (m, a, b) in enumerate(passes):
-                to_loss, to_penalty = upstream[2 * i], regulariser * upstream[2 * i + 1]
-                to_antecedents, to_consequents = _backward(
-                    *kept[i], to_loss, to_penalty, clip, first, block
-                )
-                gradients[len(owners) - 1, b, m] = to_consequents
-                drawn += [((0, a, n), to_antecedents[j]) for j, n in enumerate(groups[m])]
-            for key, rows in drawn:
-                _, side, n = key
-                gradients[key] = _add_rows(gradient_of(key), rows, locations[side][n])
-            return [gradient_of(key) for key in keys]
+            return distribution.compiled(backward)(tensors, kept, upstream)
 
         return values, gradient
 

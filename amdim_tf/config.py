@@ -22,6 +22,9 @@ FOLDER = next(path for path in (HERE / "configs", HERE.parent / "configs") if pa
 DEFAULT_DATASET = "photo_patches"
 SOURCES = ("tfds", "folder", "photo_patches")
 OBJECTIVES = ("amdim", "supervised")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# Fields that say how to compute, not what.
+MEANS = ("micro_batch", "score_megabytes", "log_every")
 # The config of TFDS sets that have none of their own.
 GENERIC = "tfds_image_classification"
 
@@ -64,7 +67,13 @@ def base_config():
                 # Fast AutoAugment: "", "cifar10" or "imagenet"
                 "autoaugment": "",
             },
+            # "float32", "mixed_bfloat16" or "mixed_float16"; of the trunk and phi.
+            "precision": "float32",
             "batch_size": 64,
+            # Images that a device embeds at a time, of its part of the batch; 0: all of them.
+            "micro_batch": 0,
+            # Of a matrix of scores; a larger one is computed in blocks and not kept.
+            "score_megabytes": 256,
             "epochs": 300,
             # Updates; 0: as many as `epochs` make.
             "steps": 0,
@@ -193,6 +202,8 @@ def check_config(config):
         "probe_images": 1,
         "probe_epochs": 1,
         "clip": 0,
+        "micro_batch": 0,
+        "score_megabytes": 1,
     }
     for name, value in least.items():
         if not config[name] >= value:
@@ -215,8 +226,15 @@ def check_config(config):
             raise InputError(
                 f"{name} must be parts of the training in 0..1. Received: {name}={config[name]}"
             )
-    for name, valid in (("source", SOURCES), ("objective", OBJECTIVES)):
+    choices = {"source": SOURCES, "objective": OBJECTIVES, "precision": PRECISIONS}
+    for name, valid in choices.items():
         if config[name] not in valid:
             raise InputError(
                 f"{name} must be one of {', '.join(valid)}. Received: {name}={config[name]!r}"
             )
+    if config.micro_batch and (config.use_bn or config.objective != "amdim"):
+        raise InputError(
+            "micro_batch is for the amdim objective without use_bn: batch norm inside the trunk "
+            f"would not see the whole batch. Received: micro_batch={config.micro_batch}, "
+            f"use_bn={config.use_bn}, objective={config.objective!r}"
+        )

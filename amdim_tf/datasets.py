@@ -63,9 +63,10 @@ class Data:
     """A data set.
 
     Records are small, so that shuffling and skipping them costs little: the bytes of a file or its
-    name. `decode` makes one an image (H,W,3) uint8, of the same `image_shape` (H,W) for all, or of
-    any, (None, None). The label of images without class is -1; without classes `probe` and `test`
-    are None. `note` says what was done to the images so that they fit, if anything.
+    name, which `read` makes bytes. `decode` makes a record an image (H,W,3) uint8, of the same
+    `image_shape` (H,W) for all, or of any, (None, None). The label of images without class is -1;
+    without classes `probe` and `test` are None. `note` says what was done to the images so that
+    they fit, if anything.
     """
 
     train: Split
@@ -75,6 +76,32 @@ class Data:
     decode: Callable
     image_shape: tuple
     note: str = ""
+    read: Callable = tf.identity
+
+    def decode_window(self, record, boxes_of):
+        """The part of an image that its crops cover; of a JPEG, the rest is not decoded.
+
+        Args:
+            record: of the image.
+            boxes_of: of its height and width, to the window and the crops, as `views.crop_boxes`.
+
+        Returns:
+            The window (h,w,3) uint8, and the crops in it (2,4) int32.
+        """
+        contents = self.read(record)
+
+        def of_jpeg():
+            height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(contents))
+            window, boxes = boxes_of(height, width)
+            return tf.image.decode_and_crop_jpeg(contents, window, 3), boxes
+
+        def of_other():
+            image = self.decode(record)
+            window, boxes = boxes_of(tf.shape(image)[0], tf.shape(image)[1])
+            top, left, height, width = tf.unstack(window)
+            return image[top : top + height, left : left + width], boxes
+
+        return tf.cond(tf.io.is_jpeg(contents), of_jpeg, of_other)
 
 
 def load(config, data_dir=None):
@@ -229,7 +256,7 @@ def from_folder(config, folder):
     class_names = _subfolders(train)
     if not class_names:
         unlabelled = _files(train, {"": UNLABELLED})
-        return Data(unlabelled, None, None, (), _decode_file, (None, None))
+        return Data(unlabelled, None, None, (), _decode_file, (None, None), read=tf.io.read_file)
     if _subfolders(test) != class_names:
         different = sorted(set(class_names) ^ set(_subfolders(test)))
         raise InputError(
@@ -238,7 +265,7 @@ def from_folder(config, folder):
         )
     labels = {name: label for label, name in enumerate(class_names)}
     train, test = _files(train, labels), _files(test, labels)
-    return Data(train, train, test, class_names, _decode_file, (None, None))
+    return Data(train, train, test, class_names, _decode_file, (None, None), read=tf.io.read_file)
 
 
 def _subfolders(folder):

@@ -6,6 +6,7 @@ On Keras's other backends there is one replica.
 import re
 
 import keras
+from keras import ops
 
 from amdim_tf.errors import InputError
 
@@ -49,13 +50,18 @@ def choose_strategy(name="auto"):
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
 
 
-def check_batch(batch, strategy):
-    """Raises `InputError` for a global `batch` that the replicas of `strategy` cannot share."""
+def check_batch(batch, micro_batch, strategy):
+    """Raises `InputError` for a `batch` that the replicas of `strategy` cannot share and divide."""
     count = strategy.num_replicas_in_sync
     if batch % count or batch // count < 2:
         raise InputError(
             f"batch_size is that of all replicas together and must be a multiple of their number, "
             f"{count}, with two images or more for each. Received: batch_size={batch}"
+        )
+    if micro_batch and batch // count % micro_batch:
+        raise InputError(
+            f"micro_batch must divide the {batch // count} images of a device. "
+            f"Received: micro_batch={micro_batch}"
         )
 
 
@@ -77,7 +83,7 @@ def gather(x):
         return x
     images = x.shape[0] and x.shape[0] * replicas()
     gathered = tf.distribute.get_replica_context().all_gather(x, axis=0)
-    return keras.ops.reshape(gathered, (images or -1, *x.shape[1:]))
+    return ops.reshape(gathered, (images or -1, *x.shape[1:]))
 
 
 def first_image(batch):
@@ -87,20 +93,29 @@ def first_image(batch):
     return tf.distribute.get_replica_context().replica_id_in_sync_group * batch
 
 
-def region(function, variables=()):
-    """`function` of tensors, compiled by XLA, in a step that is not: replicas talk between regions.
+def agree(gradients):
+    """`gradients`, but not finite where those of another replica are not.
 
-    Args:
-        function: of nests of tensors; it may read `variables` and must not write any.
-        variables: Keras variables.
+    Keras asks the first replica alone whether a step has to be skipped.
     """
+    if replicas() == 1:
+        return gradients
+    finite = ops.all([ops.all(ops.isfinite(gradient)) for gradient in gradients])
+    everywhere = all_mean(ops.cast(finite, "float32")) == 1
+    first, *others = gradients
+    return [ops.where(everywhere, first, float("nan")), *others]
 
-    @tf.function(jit_compile=True)
-    def compiled(values, *inputs):
-        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+
+def compiled(function):
+    """`function` of nests of tensors compiled by XLA; it must not write variables."""
+    return tf.function(function, jit_compile=True, autograph=False) if tf else function
+
+
+def stateless(function, variables):
+    """`function` of tensors as one of the values of `variables`, a list, and the tensors."""
+
+    def call(values, *inputs):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function(*inputs)
-
-    def call(*inputs):
-        return compiled([tf.convert_to_tensor(v.value) for v in variables], *inputs)
 
     return call

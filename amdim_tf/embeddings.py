@@ -61,16 +61,16 @@ class Phi(keras.layers.Layer):
             layer.build(shape)
             return layer
 
-        def batch_norm(name):
-            layer = BatchNorm(dtype=self.dtype_policy, name=name)
+        def batch_norm(name, dtype):
+            layer = BatchNorm(dtype=dtype, name=name)
             layer.build(hidden_shape)
             return layer
 
         self.conv1 = conv("conv1", input_shape, fan_in_uniform())
-        self.bn_hidden = batch_norm("bn_hidden") if self.use_bn else None
+        self.bn_hidden = batch_norm("bn_hidden", self.dtype_policy) if self.use_bn else None
         self.conv2 = conv("conv2", hidden_shape, "zeros")
         self.shortcut = conv("shortcut", input_shape, NearIdentity(), bias_uniform(width))
-        self.bn = batch_norm("bn")
+        self.bn = batch_norm("bn", self.variable_dtype)
 
     def project(self, x, training=False, views=1):
         """phi but for its last batch norm; unless `use_bn`, images do not see each other here."""

@@ -3,11 +3,14 @@
 And its yardstick, the same encoder and probes trained with labels.
 """
 
+import time
+
 import keras
 import tensorflow as tf
 from keras import ops
 
 from amdim_tf import distribution, multiscale
+from amdim_tf.accumulation import in_parts
 from amdim_tf.embeddings import Phi
 from amdim_tf.probes import NAMES, Probes, probe_losses
 
@@ -15,21 +18,35 @@ from amdim_tf.probes import NAMES, Probes, probe_losses
 class Classifier(keras.Model):
     """An encoder with linear and MLP classifiers on its f1, trained with labels.
 
-    `fit` takes batches `((x1, x2), labels)`: two normalised views (B,S,S,3) float and labels (B,)
-    int, -1 where unknown. `evaluate` takes `(images, labels)`. Calling the model on images gives
-    the classifiers' logits.
+    `fit` takes batches `((x1, x2), labels)`: two normalised views (B,S,S,3) float, or what
+    `to_views` makes views of, and labels (B,) int, -1 where unknown. `evaluate` takes
+    `(images, labels)`. Calling the model on images gives the classifiers' logits.
 
     Args:
         encoder: an `Encoder`.
         classes: number of classes; 0 for none and no classifiers.
         frozen: whether the encoder stays as it is, in inference mode: what the classifiers then
             learn measures it. Otherwise it is trained with them.
+
+    Attributes:
+        to_views: a function to views (x1, x2), called before each training step.
+        waited: seconds that training has waited for batches.
     """
 
     def __init__(self, encoder, classes, frozen=False, **kwargs):
         super().__init__(**kwargs)
         self.encoder, self.frozen = encoder, frozen
+        self.to_views, self.waited = lambda x1, x2: (x1, x2), 0.0
         self.probes = Probes(classes, name="probes")
+        # Batches seen. The optimiser counts updates, which float16 skips where it overflows.
+        self.step = self.add_weight(
+            (),
+            "zeros",
+            "int64",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="step",
+        )
         names = NAMES if classes else ()
         self.probe_means = means(*(f"{n}_{kind}" for n in names for kind in ("loss", "accuracy")))
         self.probes.build((None, encoder.nrkhs))
@@ -37,6 +54,29 @@ class Classifier(keras.Model):
 
     def call(self, images, training=False):
         return self.probes(self.encoder(images, training=training)["f1"], training=training)
+
+    def make_train_function(self, force=False):
+        """Keras's, but that batches are fetched between the steps, and the time of it is taken."""
+        if self.train_function and not force:
+            return
+        strategy = self.distribute_strategy
+        train_step = tf.function(self.train_step, jit_compile=self.jit_compile, autograph=False)
+
+        def from_images(inputs, labels):
+            return train_step((self.to_views(*inputs), labels))
+
+        @tf.function(autograph=False)
+        def step(data):
+            logs = strategy.run(from_images, data)
+            return {name: strategy.reduce("MEAN", log, axis=None) for name, log in logs.items()}
+
+        def train_function(iterator):
+            started = time.perf_counter()
+            data = next(iterator)
+            self.waited += time.perf_counter() - started
+            return step(data)
+
+        self.train_function = train_function
 
     def train_step(self, data):
         (x1, x2), labels = data
@@ -48,7 +88,7 @@ class Classifier(keras.Model):
             losses = probe_losses(labels, logits)
             total = sum(losses.values()) / distribution.replicas()
             total = self.optimizer.scale_loss(total)
-        self.optimizer.apply(tape.gradient(total, trained), trained)
+        self.update(tape.gradient(total, trained), trained)
         self.measure_probes(labels, logits, losses)
         return results(self.probe_means)
 
@@ -58,6 +98,13 @@ class Classifier(keras.Model):
         losses = probe_losses(labels, logits)
         self.measure_probes(labels, logits, losses)
         return results(self.probe_means)
+
+    def update(self, gradients, variables):
+        """The end of a step: `variables` follow their `gradients`."""
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = distribution.agree(gradients)
+        self.optimizer.apply(gradients, variables)
+        self.step.assign_add(1)
 
     def measure_probes(self, labels, logits, losses):
         """Counts the accuracy of `logits` {name: (B,classes)} on the images of known label."""
@@ -81,6 +128,7 @@ class AMDIM(Classifier):
         tasks: n-to-m tasks, see `multiscale.parse_tasks`.
         clip, regulariser: see `nce.nce`.
         seed: of the antecedent locations, which are a function of (seed, step).
+        score_bytes: see `multiscale.multiscale_nce`.
 
     Example:
     >>> model = AMDIM(Encoder(image_size=32, ndf=16, nrkhs=64, ndepth=2), classes=10)
@@ -89,11 +137,19 @@ class AMDIM(Classifier):
     """
 
     def __init__(
-        self, encoder, classes, tasks="1-5,1-7,5-5", clip=20.0, regulariser=5e-2, seed=0, **kwargs
+        self,
+        encoder,
+        classes,
+        tasks="1-5,1-7,5-5",
+        clip=20.0,
+        regulariser=5e-2,
+        seed=0,
+        score_bytes=2**28,
+        **kwargs,
     ):
         super().__init__(encoder, classes, **kwargs)
         self.seed, self.tasks = seed, multiscale.parse_tasks(tasks)
-        self.clip, self.regulariser = clip, regulariser
+        self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
         names = [f"{n}-{m}" for n, m in self.tasks]
         self.objective_means = means(
             "loss",
@@ -141,7 +197,7 @@ class AMDIM(Classifier):
 
         Uniform, and whatever the number of replicas the same for an image of the global batch.
         """
-        step = ops.cast(self.optimizer.iterations, "int32")
+        step = ops.cast(self.step, "int32")
         first = distribution.first_image(batch)
         return {
             n: tf.random.stateless_uniform(
@@ -185,20 +241,42 @@ class AMDIM(Classifier):
             self.tasks,
             self.clip,
             self.regulariser,
+            self.score_bytes,
             consequents,
             first,
         )
 
-    def compile_regions(self):
-        """Compiles, for steps on several replicas, all between the collectives by XLA.
+    def divide(self, compiled=False, micro_batch=0):
+        """Divides the training step into regions, on each side of the collectives.
 
         With `use_bn` there are collectives inside the trunk, which is then left as it is.
+
+        Args:
+            compiled: whether XLA compiles each.
+            micro_batch: how many images of a replica are embedded at a time; 0 for all of them.
         """
-        if not self.encoder.use_bn:
-            variables = [*self.encoder.variables, *self.phi5.variables, *self.phi7.variables]
-            project = distribution.region(lambda images: self.project(images, True, 2), variables)
-            self._project = lambda images, training: project(images)
-        self._score = distribution.region(self._score)
+        if compiled:
+            self._score = distribution.compiled(self._score)
+        if self.encoder.use_bn:
+            return
+        variables = [*self.encoder.variables, *self.phi5.variables, *self.phi7.variables]
+
+        def project(images):
+            projected = self.project(images, True, 2)
+            return [projected[n] for n in multiscale.SCALES]
+
+        project = distribution.stateless(project, variables)
+        if compiled:
+            project = distribution.compiled(project)
+        if micro_batch:
+            dtypes = [self.encoder.compute_dtype] * len(multiscale.SCALES)
+            project = in_parts(project, 2 * micro_batch, dtypes)
+
+        def bound(images, training):
+            values = project([tf.convert_to_tensor(v.value) for v in variables], images)
+            return dict(zip(multiscale.SCALES, values, strict=True))
+
+        self._project = bound
 
     def train_step(self, data):
         (x1, x2), labels = data
@@ -214,7 +292,7 @@ class AMDIM(Classifier):
             trained = (total + sum(of_probes.values())) / distribution.replicas()
             trained = self.optimizer.scale_loss(trained)
         gradients = tape.gradient(trained, self.trainable_variables)
-        self.optimizer.apply(gradients, self.trainable_variables)
+        self.update(gradients, self.trainable_variables)
 
         values = {"loss": total, "regulariser": penalty}
         for n, m in self.tasks:

@@ -38,7 +38,15 @@ def consequent_scales(tasks):
 
 
 def multiscale_nce(
-    view1, view2, locations, tasks, clip=20.0, regulariser=5e-2, consequents=None, first=0
+    view1,
+    view2,
+    locations,
+    tasks,
+    clip=20.0,
+    regulariser=5e-2,
+    score_bytes=2**28,
+    consequents=None,
+    first=0,
 ):
     """The multiscale objective (Equation 5): every task in both directions.
 
@@ -48,6 +56,7 @@ def multiscale_nce(
             whose embedding is the antecedent, in view 1 and in view 2.
         tasks: as `parse_tasks` returns them.
         clip, regulariser: see `nce`.
+        score_bytes: of a matrix of scores; a larger one is computed in blocks and not kept.
         consequents: view 1 and view 2 of the images of all replicas (B), at least at the scales of
             `consequent_scales`; None if there are no others.
         first: the place among them of this replica's first image.
@@ -72,7 +81,7 @@ def multiscale_nce(
     targets = views if consequents is None else flat(consequents)
     groups = {m: [n for n, to in tasks if to == m] for m in consequent_scales(tasks)}
     images, others = views[0][1].shape[0], targets[0][min(groups)].shape[0]
-    block = blockwise.block_size(images, others, groups)
+    block = blockwise.block_size(images, others, groups, score_bytes)
     if block:
         values = blockwise.nce_of_groups(
             views, targets, locations, groups, clip, regulariser, first, block

@@ -18,7 +18,7 @@ import sys
 import keras
 import tensorflow as tf
 
-from amdim_tf.config import fields
+from amdim_tf.config import MEANS, fields
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
 
@@ -53,7 +53,7 @@ class RunDirectory:
         existing = read_config(path)
         differing = [
             f"{name} is {existing.get(name)} there and {config.get(name)} here"
-            for name in sorted(existing.keys() | config.keys())
+            for name in sorted((existing.keys() | config.keys()).difference(MEANS))
             if existing.get(name) != config.get(name)
         ]
         if differing:

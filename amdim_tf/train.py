@@ -29,7 +29,15 @@ from amdim_tf.run_directory import (
 FLAGS = flags.FLAGS
 
 
-def train(config, workdir, data_dir=None, baselines=True, strategy="auto", xla="auto"):
+def train(
+    config,
+    workdir,
+    data_dir=None,
+    baselines=True,
+    strategy="auto",
+    xla="auto",
+    views_on="host",
+):
     """Trains, measures and exports an encoder, or goes on where an earlier run of it stopped.
 
     Args:
@@ -40,6 +48,7 @@ def train(config, workdir, data_dir=None, baselines=True, strategy="auto", xla="
         strategy: see `amdim_tf.distribution.choose_strategy`.
         xla: "on" or "off" for the compiler; "auto" for accelerators alone, since on a CPU it loses
             to oneDNN's convolutions.
+        views_on: "host", beside the step, or "accelerator", as its first part.
 
     Returns:
         What result.json holds: accuracies, config, hardware, versions and time.
@@ -51,7 +60,7 @@ def train(config, workdir, data_dir=None, baselines=True, strategy="auto", xla="
     started = time.time()
     check_config(config)
     strategy = choose_strategy(strategy)
-    check_batch(config.batch_size, strategy)
+    check_batch(config.batch_size, config.micro_batch, strategy)
     compiled = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
     data = datasets.load(config, data_dir)
     if config.objective == "supervised" and not data.class_names:
@@ -69,15 +78,18 @@ def train(config, workdir, data_dir=None, baselines=True, strategy="auto", xla="
         model = build(config, len(data.class_names), last_step, compiled)
     checkpoints = run.checkpoints(model)
     checkpoints.restore_or_initialize()
-    first_step = int(model.optimizer.iterations.numpy())
+    first_step = int(model.step.numpy())
     run.forget_metrics_after(first_step)
     print(plan(config, data, model, first_step, last_step, run.path))
 
+    to_views = pipeline.views_of(data, config)
+    if views_on == "accelerator":
+        model.to_views, to_views = to_views, lambda images, draws: (images, draws)
     test = data.test and pipeline.test_batches(data, data.test, config)
     if first_step < last_step:
         try:
             model.fit(
-                pipeline.train_batches(data, config, first_step, last_step),
+                pipeline.train_batches(data, config, first_step, last_step, to_views),
                 shuffle=False,
                 verbose=0,
                 callbacks=[
@@ -87,7 +99,7 @@ def train(config, workdir, data_dir=None, baselines=True, strategy="auto", xla="
                 ],
             )
         except KeyboardInterrupt:
-            checkpoints.save(int(model.optimizer.iterations.numpy()))
+            checkpoints.save(int(model.step.numpy()))
             raise
 
     beside = model.evaluate(test, return_dict=True, verbose=0) if test else {}
@@ -116,23 +128,39 @@ def build(config, classes, last_step, compiled=False):
     """The model of `config` with weights drawn from its seed, `compiled` by XLA or not."""
     keras.utils.set_random_seed(config.seed)
     encoder = Encoder(
-        config.image_size, config.ndf, config.nrkhs, config.ndepth, config.use_bn, name="encoder"
+        config.image_size,
+        config.ndf,
+        config.nrkhs,
+        config.ndepth,
+        config.use_bn,
+        dtype=config.precision,
+        name="encoder",
     )
+    several = replicas() > 1
     if config.objective == "supervised":
         model = Classifier(encoder, classes)
     else:
-        clip = config.clip or None
-        model = AMDIM(encoder, classes, config.tasks, clip, config.regulariser, config.seed)
+        model = AMDIM(
+            encoder,
+            classes,
+            config.tasks,
+            config.clip or None,
+            config.regulariser,
+            config.seed,
+            config.score_megabytes * 2**20,
+        )
+        if config.micro_batch or (compiled and several):
+            model.divide(compiled and several, config.micro_batch)
     schedule = WarmupStepDecay(
         config.learning_rate,
         min(config.warmup_steps, last_step // 5),
         [round(part * last_step) for part in config.decays],
         config.decay_rate,
     )
-    several = replicas() > 1
-    model.compile(optimizer=AdamL2(schedule, config.l2), jit_compile=compiled and not several)
-    if compiled and several and config.objective == "amdim":
-        model.compile_regions()
+    optimizer = AdamL2(schedule, config.l2)
+    if config.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer=optimizer, jit_compile=compiled and not several)
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -224,7 +252,14 @@ def main():
     config = command.configured("seed", "epochs", "steps")
     workdir = pathlib.Path(FLAGS.workdir or pathlib.Path("runs") / run_name(config))
     try:
-        train(config, workdir, FLAGS.data_dir, strategy=FLAGS.strategy, xla=FLAGS.xla)
+        train(
+            config,
+            workdir,
+            FLAGS.data_dir,
+            strategy=FLAGS.strategy,
+            xla=FLAGS.xla,
+            views_on=FLAGS.views_on,
+        )
     except KeyboardInterrupt:
         if (workdir / "checkpoints" / "checkpoint").exists():
             print(f"\nA checkpoint is in {workdir}: the same command goes on from there.")
@@ -238,6 +273,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("strategy", "auto", "devices: auto, none, mirrored, cpu:N")
     flags.DEFINE_enum("xla", "auto", ["auto", "on", "off"], "compile the training step by XLA")
+    flags.DEFINE_enum("views_on", "host", ["host", "accelerator"], "where views are made")
     flags.DEFINE_string("workdir", None, "run directory; a name in runs/ if none")
     flags.DEFINE_integer("seed", None, "of weights, order of the data, views and locations")
     command.run(main, load_config)

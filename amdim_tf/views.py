@@ -12,7 +12,7 @@ import math
 import tensorflow as tf
 
 from amdim_tf.autoaugment import POLICIES, strengthen
-from amdim_tf.color import grayscale, jitter, pixelwise
+from amdim_tf.color import desaturate, jitter, select
 from amdim_tf.errors import InputError
 
 GEOMETRIES = ("translate", "crop", "none")
@@ -110,6 +110,37 @@ def reframe(images, size, policy, draws):
     return resample(images, rows, columns)
 
 
+def crop_boxes(draws, height, width):
+    """Where `crop_one` crops an image of that `height` and `width`, from its draws (42,2,1).
+
+    Returns:
+        (window, boxes): top, left, height and width (4,) int32 of the part that holds both crops,
+        and (2,4) of the crops in it.
+    """
+    boxes = tf.cast(tf.stack(random_boxes(draws[1:23], height, width)), tf.int32)[..., 0]
+    start = tf.reduce_min(boxes[:2], axis=1)
+    end = tf.reduce_max(boxes[:2] + boxes[2:], axis=1)
+    boxes = tf.transpose(tf.concat([boxes[:2] - start[:, None], boxes[2:]], 0))
+    return tf.concat([start, end - start], 0), boxes
+
+
+def crop_one(pixels, boxes, size, policy, draws):
+    """`reframe` by crops of one large image, of which `pixels` (h,w,3) are the window.
+
+    The matrices of `reframe` would be mostly zeros; TensorFlow's own resizing is faster here.
+
+    Returns:
+        (2,S,S,3) float32.
+    """
+    crops = []
+    for box in tf.unstack(boxes):
+        top, left, height, width = tf.unstack(box)
+        crop = pixels[top : top + height, left : left + width]
+        crops.append(tf.image.resize(crop, (size, size), "bicubic", antialias=True))
+    crops = tf.clip_by_value(tf.stack(crops), 0.0, 255.0)
+    return tf.where(draws[0, 0] < policy.flip_probability, crops[:, :, ::-1], crops)
+
+
 def recolor(views, policy, draws):
     """The colour half of `two_views`, of views (2,B,S,S,3).
 
@@ -126,8 +157,8 @@ def recolor(views, policy, draws):
         order=draws[4:7],
         before=tf.cast(4 * draws[7], tf.int32),
     )
-    views = tf.where(pixelwise(draws[8] < policy.jitter_probability), jittered, views)
-    return tf.where(pixelwise(draws[9] < policy.gray_probability), grayscale(views), views)
+    views = select(draws[8] < policy.jitter_probability, jittered, views)
+    return desaturate(draws[9] < policy.gray_probability, views)
 
 
 def center(images, size):

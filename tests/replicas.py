@@ -17,7 +17,8 @@ from amdim_tf.optimizer import AdamL2
 BATCH, STEPS = 8, 10
 
 
-def weights_after_training(strategy, compiled, use_bn):
+def weights_after_training(strategy, case):
+    """Logs and weights; `case` names xla (compiled regions), bn (inside, too), micro (batches)."""
     generator = np.random.default_rng(0)
     x1, x2 = generator.normal(size=(2, BATCH * STEPS, 32, 32, 3))
     labels = np.full(BATCH * STEPS, -1)
@@ -25,11 +26,11 @@ def weights_after_training(strategy, compiled, use_bn):
     with strategy.scope():
         keras.utils.set_random_seed(0)
         # In float64 nothing but a mistake makes a difference.
-        encoder = Encoder(32, ndf=4, nrkhs=16, ndepth=1, use_bn=use_bn, dtype="float64")
+        encoder = Encoder(32, ndf=4, nrkhs=16, ndepth=1, use_bn="bn" in case, dtype="float64")
         model = AMDIM(encoder, classes=0)
         model.compile(optimizer=AdamL2(1e-2), jit_compile=False)
-        if compiled:
-            model.compile_regions()
+        if "xla" in case or "micro" in case:
+            model.divide("xla" in case, 2 * ("micro" in case))
     logs = model.fit(data, verbose=0, shuffle=False).history
     values = {
         name: np.array(logs[name]) for name in ("loss", "regulariser", "nce_5-5", "bound_1-7")
@@ -44,7 +45,6 @@ if __name__ == "__main__":
     chosen = choose_strategy(name)
     results = {}
     for case in cases:
-        compiler, use_bn = case.split("-")
-        values = weights_after_training(chosen, compiler == "xla", use_bn == "bn")
+        values = weights_after_training(chosen, case)
         results |= {f"{case}:{name}": value for name, value in values.items()}
     np.savez(path, **results)

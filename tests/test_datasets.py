@@ -1,11 +1,15 @@
+import functools
+
 import numpy as np
 import pytest
+import skimage.data
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from amdim_tf import datasets, pipeline
+from amdim_tf import datasets, pipeline, views
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
+from amdim_tf.views import Policy
 
 SHAPES = {
     "made_square": (32, 32, 3),
@@ -226,6 +230,28 @@ def test_batches_are_a_function_of_seed_and_step(name, size, geometry, tmp_path)
     config.seed = 1
     other = steps(data, config, 0, 1)
     assert np.abs(other[0][0][0] - x1).max() > 0.1
+
+
+@pytest.mark.parametrize("extension, worst", [("jpg", 4.0), ("png", 1e-3)])
+def test_windows_give_the_views_of_whole_images(extension, worst, tmp_path):
+    photograph = skimage.data.astronaut()[:150, :200]
+    encode = tf.io.encode_jpeg if extension == "jpg" else tf.io.encode_png
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        tf.io.write_file(str(tmp_path / split / "a" / f"a.{extension}"), encode(photograph))
+    data = datasets.load(load_config("image_folder"), str(tmp_path))
+    record, _ = next(iter(data.train.examples))
+    policy, areas = Policy(geometry="crop"), []
+    for step in range(5):
+        draws = views.draw((0, step), 1)
+        boxes_of = functools.partial(views.crop_boxes, draws)
+        part, boxes = data.decode_window(record, boxes_of)
+        ours = views.crop_one(part, boxes, 64, policy, draws)
+        theirs = views.reframe(data.decode(record)[None], 64, policy, draws)[:, 0]
+        # At the borders of its window, JPEG's coarser colours lack a neighbour to be smoothed with.
+        assert np.abs(ours - theirs).max() <= worst and np.abs(ours - theirs).mean() <= 0.01
+        areas.append(len(part) * len(part[0]) / (150 * 200))
+    assert 0.3 <= min(areas) < 0.9 and max(areas) <= 1
 
 
 def test_a_batch_larger_than_the_data_set_is_refused(tmp_path):

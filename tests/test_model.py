@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -118,7 +119,7 @@ def test_antecedent_locations_are_uniform_and_a_function_of_seed_and_step():
     np.testing.assert_array_equal(
         locations[5], tiny(seed=3, tasks="5-5").antecedent_locations(5000)[5]
     )
-    model.optimizer.iterations.assign(1)
+    model.step.assign(1)
     assert (np.array(model.antecedent_locations(5000)[5]) != np.array(locations[5])).any()
 
 
@@ -155,3 +156,40 @@ def test_the_compiled_step_is_the_plain_one():
     np.testing.assert_allclose(weights[0][0], weights[1][0], rtol=1e-4)
     for ours, theirs in zip(*(w[1:] for w in weights), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_micro_batches_have_the_gradients_of_the_whole():
+    (x1, x2), _ = batch()
+    x1, x2 = (tf.constant(x, tf.float64) for x in (x1, x2))
+    model = AMDIM(Encoder(32, ndf=4, nrkhs=16, ndepth=1, dtype="float64"), classes=0)
+    trained = model.trainable_variables
+    locations = model.antecedent_locations(len(x1))
+
+    def losses_and_gradients():
+        with tf.GradientTape() as tape:
+            losses, penalty, f1 = model.objective(x1, x2, locations)
+            total = penalty + sum(losses.values())
+        return tf.nest.flatten([losses, penalty, f1, tape.gradient(total, trained)])
+
+    whole = tf.function(losses_and_gradients)()
+    model.divide(micro_batch=2)
+    for ours, expected in zip(tf.function(losses_and_gradients)(), whole, strict=True):
+        assert np.abs(ours - expected).max() <= 1e-5 * max(np.abs(expected).max(), 1e-9)
+
+
+def test_a_float16_step_that_overflows_is_skipped_and_counted():
+    encoder = Encoder(32, ndf=4, nrkhs=16, ndepth=1, dtype="mixed_float16")
+    model = AMDIM(encoder, classes=0)
+    optimizer = keras.optimizers.LossScaleOptimizer(AdamL2(1e-3))
+    model.compile(optimizer=optimizer, jit_compile=False)
+    optimizer.build(model.trainable_variables)
+    before = [w.numpy() for w in model.trainable_variables]
+    for scale, updates in ((1e30, 0), (1024.0, 1)):
+        optimizer.dynamic_scale.assign(scale)
+        model.train_step(batch())
+        assert int(optimizer.iterations) == updates
+        same = [
+            np.array_equal(a, w) for a, w in zip(before, model.trainable_variables, strict=True)
+        ]
+        assert all(same) if updates == 0 else not any(same)
+    assert int(model.step) == 2

@@ -144,9 +144,11 @@ def test_blocks_have_the_values_and_gradients_of_the_whole(tasks, clip, compiled
 
 def test_block_sizes():
     groups = {5: [1, 5], 7: [1]}
-    assert blockwise.block_size(64, 64, groups) == blockwise.block_size(None, None, groups) == 0
+    assert blockwise.block_size(64, 64, groups, 2**28) == 0
+    assert blockwise.block_size(64, 64, groups, 4 * 64 * 64 * 2 * 25 - 1) > 0
+    assert blockwise.block_size(None, None, groups, 2**28) == 0
     for images, others in ((4096, 4096), (1000, 3000)):
-        block = blockwise.block_size(images, others, groups)
+        block = blockwise.block_size(images, others, groups, 2**28)
         assert others % block == 0
         size = 4 * images * block * 2 * 25
         assert blockwise.BLOCK_BYTES / 4 < size <= blockwise.BLOCK_BYTES

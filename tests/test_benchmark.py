@@ -1,0 +1,73 @@
+import json
+import math
+import re
+import subprocess
+import sys
+
+import matplotlib.image
+import pytest
+import tensorflow as tf
+
+from amdim_tf import benchmark
+from amdim_tf.encoder import Encoder
+from amdim_tf.errors import InputError
+from amdim_tf.model import AMDIM
+
+TINY = ["--config.ndf=4", "--config.nrkhs=16", "--config.ndepth=1", "--config.batch_size=8"]
+
+
+def test_every_part_is_measured_and_compared(tmp_path):
+    product = "float32 product of 2048x2048 matrices, rate"
+    earlier = {"rows": {product: {"value": 1.0, "unit": "GFLOP/s", "low": None, "high": None}}}
+    (tmp_path / "earlier.json").write_text(json.dumps(earlier))
+    flags = ["--precisions=float32", "--xla=off", "--nce_batches=8,16", "--runs=1"]
+    flags += ["--compare=earlier.json", "--output=now.json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "amdim_tf.benchmark", *TINY, *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "now.json").read_text())
+    rows = result["rows"]
+    assert "hardware" in result and all(math.isfinite(row["value"]) for row in rows.values())
+    for part in (
+        "step, float32, XLA off",
+        "step, float32, XLA off, of the product's rate",
+        "step, float32, XLA off, views included, speed",
+        "step, float32, XLA off, peak memory",
+        "NCE of batch 16, scores in blocks",
+        "NCE of batch 16, scores in blocks, peak memory",
+        "views of 32 pixels from patches, one core, speed",
+        "views of 128 pixels from JPEGs of 500x375, one core, speed",
+        "exported encoder, batch of 64, speed",
+    ):
+        assert rows[part]["value"] > 0, part
+    assert rows["step, float32, XLA off"]["low"] <= rows["step, float32, XLA off"]["value"]
+    ratio = re.search(rf"\| {product} \| .* \| x (\S+) \|", done.stdout)[1]
+    assert float(ratio) == pytest.approx(rows[product]["value"], abs=0.01)
+    picture = matplotlib.image.imread(tmp_path / "now.png")
+    assert picture.shape[:2] == (420, 1080) and picture.std() > 0.05
+
+
+def test_the_arithmetic_is_that_of_the_graph():
+    model = AMDIM(Encoder(32, ndf=4, nrkhs=16, ndepth=2), classes=0)
+    images = tf.zeros((2 * 8, 32, 32, 3))
+    graph = tf.function(lambda: model.project(images)).get_concrete_function().graph
+    forward = [
+        2 * math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[:3])
+        for op in graph.get_operations()
+        if op.type == "Conv2D"
+    ]
+    scores = 2 * 2 * 8 * 8 * (25 + 49 + 25) * 16
+    # Forward and two gradients, but for that of the images.
+    assert benchmark.step_flops(model, 8) == 3 * (sum(forward) + scores) - forward[0]
+
+
+def test_an_earlier_benchmark_that_is_none_is_refused(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    for name in ("other.json", "missing.json"):
+        with pytest.raises(InputError, match=f"earlier benchmark. Received: compare=.*{name}"):
+            benchmark.read_earlier(tmp_path / name)
