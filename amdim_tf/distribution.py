@@ -107,7 +107,7 @@ def agree(gradients):
 
 
 def compiled(function):
-    """`function` of nests of tensors compiled by XLA; it must not write variables."""
+    """`function` of nests of tensors, compiled by XLA."""
     return tf.function(function, jit_compile=True, autograph=False) if tf else function
 
 

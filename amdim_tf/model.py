@@ -60,14 +60,17 @@ class Classifier(keras.Model):
         if self.train_function and not force:
             return
         strategy = self.distribute_strategy
-        train_step = tf.function(self.train_step, jit_compile=self.jit_compile, autograph=False)
+        train_step = self.train_step
+        if self.jit_compile:
+            train_step = distribution.compiled(train_step)
 
-        def from_images(inputs, labels):
-            return train_step((self.to_views(*inputs), labels))
+        def from_batch(inputs, labels):
+            # Not compiled: XLA would give draws other values (TensorFlow issue 117644).
+            return train_step((self.to_views(*inputs), labels, *self.draw(ops.shape(labels)[0])))
 
         @tf.function(autograph=False)
         def step(data):
-            logs = strategy.run(from_images, data)
+            logs = strategy.run(from_batch, data)
             return {name: strategy.reduce("MEAN", log, axis=None) for name, log in logs.items()}
 
         def train_function(iterator):
@@ -77,6 +80,10 @@ class Classifier(keras.Model):
             return step(data)
 
         self.train_function = train_function
+
+    def draw(self, batch):
+        """The random numbers of a training step on `batch` images, for its data; none here."""
+        return ()
 
     def train_step(self, data):
         (x1, x2), labels = data
@@ -192,6 +199,10 @@ class AMDIM(Classifier):
         """`project` and `normalise`."""
         return self.normalise(self.project(images, training, views), training, views)
 
+    def draw(self, batch):
+        """The `antecedent_locations` of a training step."""
+        return (self.antecedent_locations(batch),)
+
     def antecedent_locations(self, batch):
         """One flat location per scale, view and image of this replica: {n: (2,batch) int32}.
 
@@ -279,9 +290,8 @@ class AMDIM(Classifier):
         self._project = bound
 
     def train_step(self, data):
-        (x1, x2), labels = data
+        (x1, x2), labels, locations = data
         batch = ops.shape(x1)[0]
-        locations = self.antecedent_locations(batch)
         labels = ops.concatenate([labels, labels])
         with tf.GradientTape() as tape:
             losses, penalty, f1 = self.objective(x1, x2, locations)

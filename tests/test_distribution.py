@@ -46,11 +46,12 @@ def test_replicas_and_regions_change_nothing(tmp_path):
                 assert difference <= 1e-5 * max(np.abs(value).max(), 1e-2), (strategy, case, name)
 
 
-def test_the_command_on_two_replicas_that_make_the_views(tmp_path):
+def test_the_command_compiled_or_on_two_replicas_that_make_the_views(tmp_path):
     fields = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 1, "steps": 3}
     config = load_config("photo_patches")
     config.update(fields | {"probe_images": 100})
     train(config, tmp_path / "one", baselines=False)
+    train(config, tmp_path / "xla", baselines=False, xla="on")
     arguments = [f"--config.{name}={value}" for name, value in fields.items()]
     arguments += ["--config.probe_images=100", f"--workdir={tmp_path / 'two'}"]
     flags = ["--strategy=cpu:2", "--views_on=accelerator"]
@@ -62,11 +63,15 @@ def test_the_command_on_two_replicas_that_make_the_views(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "CPU:1" in done.stdout
-    runs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]
-    for ours, theirs in zip(*runs, strict=True):
-        ours, theirs = json.loads(ours), json.loads(theirs)
-        for name in ("step", "loss", "regulariser", "nce_5-5", "nce_1-7", "linear_loss"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), name
+    one, xla, two = (
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        for name in ("one", "xla", "two")
+    )
+    for other in (xla, two):
+        for ours, theirs in zip(one, other, strict=True):
+            ours, theirs = json.loads(ours), json.loads(theirs)
+            for name in ("step", "loss", "regulariser", "nce_5-5", "nce_1-7", "linear_loss"):
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), name
 
 
 def test_other_strategies_are_refused():

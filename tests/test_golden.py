@@ -108,14 +108,12 @@ def trajectory(model, golden):
         # Small enough for no step to overflow and be skipped.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2**10)
     model.compile(optimizer=optimizer, jit_compile=False)
-    drawn = tf.constant(values["source_index_5x5"])
-    model.antecedent_locations = lambda batch: {5: drawn[model.step.value]}
     step = tf.function(model.train_step)
     labels = tf.zeros([len(values["eval_images"])], tf.int32)
     losses = []
-    for x1, x2 in values["views"]:
+    for (x1, x2), drawn in zip(values["views"], values["source_index_5x5"], strict=True):
         model.reset_metrics()
-        logs = step(((x1, x2), labels))
+        logs = step(((x1, x2), labels, {5: tf.constant(drawn)}))
         tracked = ("nce_1-5", "nce_1-7", "nce_5-5", "regulariser", "loss")
         losses.append([float(logs[name]) for name in tracked])
     return np.array(losses)

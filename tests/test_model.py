@@ -23,9 +23,13 @@ def batch(size=8, seed=0):
     return (x1, x2), generator.integers(0, 5, size)
 
 
+def train(model, views, labels):
+    return model.train_step((views, labels, *model.draw(len(labels))))
+
+
 def trained_weights(model, labels):
     (x1, x2), _ = batch()
-    model.train_step(((tf.constant(x1), tf.constant(x2)), tf.constant(labels)))
+    train(model, (tf.constant(x1), tf.constant(x2)), tf.constant(labels))
     shaping = [model.encoder, model.phi5, model.phi7]
     return [weight.numpy() for part in shaping for weight in part.weights]
 
@@ -146,12 +150,11 @@ def test_the_compiled_step_is_the_plain_one():
     weights = []
     for compiled in (False, True):
         model = tiny()
-        # Dropout draws differ under XLA and reach the MLP alone; locations are drawn outside it.
+        # Dropout draws differ under XLA and reach the MLP alone.
         locations = model.antecedent_locations(8)
-        model.antecedent_locations = lambda batch, locations=locations: locations
         step = tf.function(lambda *data, model=model: model.train_step(data), jit_compile=compiled)
         for _ in range(3):
-            logs = step((x1, x2), labels)
+            logs = step((x1, x2), labels, locations)
         weights.append([float(logs["loss"]), *(w.numpy() for w in model.encoder.weights)])
     np.testing.assert_allclose(weights[0][0], weights[1][0], rtol=1e-4)
     for ours, theirs in zip(*(w[1:] for w in weights), strict=True):
@@ -186,7 +189,7 @@ def test_a_float16_step_that_overflows_is_skipped_and_counted():
     before = [w.numpy() for w in model.trainable_variables]
     for scale, updates in ((1e30, 0), (1024.0, 1)):
         optimizer.dynamic_scale.assign(scale)
-        model.train_step(batch())
+        train(model, *batch())
         assert int(optimizer.iterations) == updates
         same = [
             np.array_equal(a, w) for a, w in zip(before, model.trainable_variables, strict=True)
