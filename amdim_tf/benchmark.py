@@ -257,7 +257,7 @@ def draw_nce(rows, path):
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for suffix, label, panel in (
         ("", "loss and gradients, s", axes[0]),
-        (MEMORY, "memory beside embeddings and gradients, MiB", axes[1]),
+        (MEMORY, "memory beside embeddings\nand gradients, MiB", axes[1]),
     ):
         for kind, marker in (("kept", "o"), ("in blocks", "s")):
             ending = f", scores {kind}{suffix}"
