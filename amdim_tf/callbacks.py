@@ -40,17 +40,20 @@ class Measurements(keras.callbacks.Callback):
 
     Training metrics every `every` steps, each the mean of the steps since the line before, with
     the part of the time that went into waiting for batches (input_wait); the probes' accuracy on
-    the test set, if there is one, after each epoch.
+    the test set, if there is one, after each epoch. Of several workers all take part, since they
+    start to average anew together, and one `writes`.
     """
 
-    def __init__(self, path, every, test_batches, epoch_steps):
+    def __init__(self, path, every, test_batches, epoch_steps, writes=True):
         super().__init__()
+        self.writes = writes
         self.path, self.every = path, every
         self.test_batches, self.epoch_steps = test_batches, epoch_steps
 
     def on_train_begin(self, logs=None):
-        self.lines = (self.path / "metrics.jsonl").open("a")
-        self.events = tf.summary.create_file_writer(str(self.path / "tensorboard"))
+        if self.writes:
+            self.lines = (self.path / "metrics.jsonl").open("a")
+            self.events = tf.summary.create_file_writer(str(self.path / "tensorboard"))
         self._start_window()
 
     def _start_window(self):
@@ -79,10 +82,13 @@ class Measurements(keras.callbacks.Callback):
             self._start_window()
 
     def evaluate(self, step):
-        logs = self.model.evaluate(self.test_batches, return_dict=True, verbose=0)
-        self.write(step, {f"test_{name}": value for name, value in logs.items()})
+        if self.writes:
+            logs = self.model.measure(self.test_batches)
+            self.write(step, {f"test_{name}": value for name, value in logs.items()})
 
     def write(self, step, values):
+        if not self.writes:
+            return
         values = {name: float(value) for name, value in values.items()}
         self.lines.write(json.dumps({"step": step} | values) + "\n")
         self.lines.flush()
@@ -92,8 +98,9 @@ class Measurements(keras.callbacks.Callback):
         self.events.flush()
 
     def on_train_end(self, logs=None):
-        self.lines.close()
-        self.events.close()
+        if self.writes:
+            self.lines.close()
+            self.events.close()
 
 
 class Checkpoints(keras.callbacks.Callback):

@@ -3,6 +3,10 @@
 On Keras's other backends there is one replica.
 """
 
+import dataclasses
+import hashlib
+import json
+import os
 import re
 
 import keras
@@ -20,12 +24,16 @@ def choose_strategy(name="auto"):
     """The `tf.distribute.Strategy` of `name`; call it before TensorFlow touches a device.
 
     Args:
-        name: "none"; "mirrored" for all local accelerators; "auto" for these if there are several;
-            "cpu:N" for N logical CPUs, to try distribution out.
+        name: "none"; "mirrored" for all local accelerators; "multiworker" for those of several
+            machines, from TF_CONFIG or Slurm's environment; "auto" for what is there; "cpu:N" for
+            N logical CPUs, to try distribution out.
 
     Raises:
-        InputError: another name, or "mirrored" without accelerators.
+        InputError: another name, "mirrored" without accelerators, or "multiworker" without or with
+            a wrong TF_CONFIG.
     """
+    if name == "multiworker" or (name == "auto" and _one_of_several()):
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster())
     accelerators = tf.config.list_physical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(accelerators) > 1 else "none"
@@ -40,7 +48,7 @@ def choose_strategy(name="auto"):
         return tf.distribute.MirroredStrategy()
     if not re.fullmatch(r"cpu:[1-9][0-9]*", name):
         raise InputError(
-            "strategy must be one of auto, none, mirrored, cpu:N with a number N. "
+            "strategy must be one of auto, none, mirrored, multiworker, cpu:N with a number N. "
             f"Received: strategy={name!r}"
         )
     count = int(name.removeprefix("cpu:"))
@@ -48,6 +56,106 @@ def choose_strategy(name="auto"):
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
     )
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+
+
+def _one_of_several():
+    """Whether the environment is that of one of several processes that train together."""
+    if "TF_CONFIG" in os.environ:
+        return sum(map(len, _tf_config()["cluster"].values())) > 1
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def cluster():
+    """TensorFlow's resolver of the cluster that the environment describes."""
+    if "TF_CONFIG" in os.environ:
+        _tf_config()
+        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    try:
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        resolver.cluster_spec()  # chooses this process's accelerators
+        return resolver
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            "strategy multiworker needs TF_CONFIG, or Slurm's environment on machines with GPUs. "
+            f"Received: no TF_CONFIG, and of Slurm: {error}"
+        ) from error
+
+
+def _tf_config():
+    text = os.environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+        config["cluster"][config["task"]["type"]][int(config["task"]["index"])]
+        return config
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError(
+            'TF_CONFIG must be JSON such as {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+            '"task": {"type": "worker", "index": 0}}, with another index for each process. '
+            f"Received: TF_CONFIG={text}"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A process among those that train together.
+
+    Args:
+        index: of the process; process 0, the chief, writes what a run leaves.
+        local: replicas of a process.
+        replicas: of all processes.
+    """
+
+    index: int = 0
+    local: int = 1
+    replicas: int = 1
+
+    @property
+    def chief(self):
+        return self.index == 0
+
+    @property
+    def alone(self):
+        return self.local == self.replicas
+
+
+def worker(strategy):
+    """The `Worker` that this process is under `strategy`."""
+    resolver, replicas = strategy.cluster_resolver, strategy.num_replicas_in_sync
+    if not resolver or not resolver.task_type:
+        return Worker(0, replicas, replicas)
+    tasks = sorted(resolver.cluster_spec().as_dict())  # chief before worker
+    before = sum(
+        resolver.cluster_spec().num_tasks(task) for task in tasks if task < resolver.task_type
+    )
+    local = len(strategy.extended.worker_devices)
+    return Worker(before + resolver.task_id, local, replicas)
+
+
+def check_agreement(strategy, text):
+    """Waits for all processes.
+
+    Raises:
+        InputError: another process has another `text`, or has stopped.
+    """
+    digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+    def gathered():
+        mine = tf.constant([digest], tf.int64)
+        return tf.distribute.get_replica_context().all_gather(mine, axis=0)
+
+    @tf.function(autograph=False)
+    def digests():
+        return strategy.run(gathered)
+
+    try:
+        everyones = strategy.experimental_local_results(digests())[0].numpy()
+    except tf.errors.OpError as error:
+        raise InputError("Another worker stopped; see its message.") from error
+    if len(set(everyones.tolist())) > 1:
+        raise InputError(
+            "All workers must have the same configuration, and see the same workdir. Received: "
+            f"{text} here, and something else on another worker"
+        )
 
 
 def check_batch(batch, micro_batch, strategy):

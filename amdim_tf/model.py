@@ -12,7 +12,7 @@ from keras import ops
 from amdim_tf import distribution, multiscale
 from amdim_tf.accumulation import in_parts
 from amdim_tf.embeddings import Phi
-from amdim_tf.probes import NAMES, Probes, probe_losses
+from amdim_tf.probes import NAMES, Probes, probe_loss, probe_losses
 
 
 class Classifier(keras.Model):
@@ -60,18 +60,26 @@ class Classifier(keras.Model):
         if self.train_function and not force:
             return
         strategy = self.distribute_strategy
+        if not self.optimizer.built:
+            with strategy.scope():
+                self.optimizer.build(self.trained_variables)
         train_step = self.train_step
         if self.jit_compile:
             train_step = distribution.compiled(train_step)
 
+        names = []
+
         def from_batch(inputs, labels):
             # Not compiled: XLA would give draws other values (TensorFlow issue 117644).
-            return train_step((self.to_views(*inputs), labels, *self.draw(ops.shape(labels)[0])))
+            draws = self.draw(ops.shape(labels)[0])
+            logs = train_step((self.to_views(*inputs), labels, *draws))
+            names[:] = logs
+            return ops.stack(list(logs.values()))  # replicas exchange one tensor, not a dozen
 
         @tf.function(autograph=False)
         def step(data):
-            logs = strategy.run(from_batch, data)
-            return {name: strategy.reduce("MEAN", log, axis=None) for name, log in logs.items()}
+            logs = strategy.reduce("MEAN", strategy.run(from_batch, data), axis=None)
+            return dict(zip(names, ops.unstack(logs, len(names)), strict=True))
 
         def train_function(iterator):
             started = time.perf_counter()
@@ -81,6 +89,9 @@ class Classifier(keras.Model):
 
         self.train_function = train_function
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing, since all is built; Keras's fails on the batches of several workers."""
+
     def draw(self, batch):
         """The random numbers of a training step on `batch` images, for its data; none here."""
         return ()
@@ -88,14 +99,13 @@ class Classifier(keras.Model):
     def train_step(self, data):
         (x1, x2), labels = data
         images, labels = ops.concatenate([x1, x2]), ops.concatenate([labels, labels])
-        trained = (self.probes if self.frozen else self).trainable_variables
         with tf.GradientTape() as tape:
             f1 = self.encoder(images, training=not self.frozen, views=2)["f1"]
             logits = self.probes(f1, training=True)
             losses = probe_losses(labels, logits)
             total = sum(losses.values()) / distribution.replicas()
             total = self.optimizer.scale_loss(total)
-        self.update(tape.gradient(total, trained), trained)
+        self.update(tape.gradient(total, self.trained_variables))
         self.measure_probes(labels, logits, losses)
         return results(self.probe_means)
 
@@ -106,11 +116,34 @@ class Classifier(keras.Model):
         self.measure_probes(labels, logits, losses)
         return results(self.probe_means)
 
-    def update(self, gradients, variables):
-        """The end of a step: `variables` follow their `gradients`."""
+    def measure(self, batches):
+        """Losses and accuracies on `batches` (images, labels), as `evaluate` has them.
+
+        On one device of this process, whatever the strategy, and without waiting for others.
+        """
+        infer = tf.function(
+            lambda images: self(images, training=False), autograph=False, reduce_retracing=True
+        )
+        scored = [(infer(images), labels) for images, labels in batches]
+        labels = ops.concatenate([labels for _, labels in scored])
+        values = {}
+        for name in NAMES:
+            logits = ops.concatenate([logits[name] for logits, _ in scored])
+            hits = keras.metrics.sparse_categorical_accuracy(labels, logits)
+            values[f"{name}_loss"] = float(probe_loss(labels, logits))
+            values[f"{name}_accuracy"] = float(ops.mean(hits))
+        return values
+
+    @property
+    def trained_variables(self):
+        """What a training step changes by gradients."""
+        return (self.probes if self.frozen else self).trainable_variables
+
+    def update(self, gradients):
+        """The end of a step: the `trained_variables` follow their `gradients`."""
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             gradients = distribution.agree(gradients)
-        self.optimizer.apply(gradients, variables)
+        self.optimizer.apply(gradients, self.trained_variables)
         self.step.assign_add(1)
 
     def measure_probes(self, labels, logits, losses):
@@ -301,8 +334,7 @@ class AMDIM(Classifier):
             # One sum trains both: no gradient of the probes reaches f1. Replicas' gradients add up.
             trained = (total + sum(of_probes.values())) / distribution.replicas()
             trained = self.optimizer.scale_loss(trained)
-        gradients = tape.gradient(trained, self.trainable_variables)
-        self.update(gradients, self.trainable_variables)
+        self.update(tape.gradient(trained, self.trained_variables))
 
         values = {"loss": total, "regulariser": penalty}
         for n, m in self.tasks:

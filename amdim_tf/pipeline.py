@@ -5,7 +5,7 @@ import functools
 import tensorflow as tf
 
 from amdim_tf import views
-from amdim_tf.distribution import compiled
+from amdim_tf.distribution import Worker, compiled
 from amdim_tf.errors import InputError
 
 SHUFFLE_IMAGES = 16384
@@ -54,7 +54,7 @@ def views_of(data, config):
     return to_views
 
 
-def train_batches(data, config, first_step, last_step, to_views=None):
+def train_batches(data, config, first_step, last_step, to_views=None, worker=None):
     """Batches `((x1, x2), labels)` of the steps `first_step` to `last_step` - 1.
 
     Views (B,S,S,3) float32, normalised; labels (B,) int64. What a step sees is a function of the
@@ -67,7 +67,14 @@ def train_batches(data, config, first_step, last_step, to_views=None):
         first_step, last_step: ints.
         to_views: makes the views, by default `views_of(data, config)`. Another function, such as
             one that leaves images and draws as they are, leaves that to the training step.
+        worker: a `distribution.Worker` among several. It gets its part of each batch, and that in
+            one part for each of its replicas.
     """
+    worker = worker or Worker()
+    # Images of a batch for this process, and parts in which they come.
+    mine = config.batch_size * worker.local // worker.replicas
+    parts = 1 if worker.alone else worker.local
+    part = mine // parts
     epoch_steps = steps_per_epoch(data, config)
     policy = views.Policy(**config.views)
     size, batch = config.image_size, config.batch_size
@@ -75,7 +82,8 @@ def train_batches(data, config, first_step, last_step, to_views=None):
     to_views = to_views or views_of(data, config)
     crop_boxes = compiled(views.crop_boxes)
 
-    def decode(record, label):
+    def decode(_, example):
+        record, label = example
         return data.decode(record), label
 
     def reframe_one(index, example):
@@ -97,16 +105,24 @@ def train_batches(data, config, first_step, last_step, to_views=None):
             seed=config.seed + number,
             reshuffle_each_iteration=False,
         )
+        examples = examples.take(epoch_steps * batch).enumerate()
+        if not worker.alone:
+            examples = examples.filter(lambda place, _: place % batch // mine == worker.index)
         if same_shape:
             examples = examples.map(decode, num_parallel_calls=AUTOTUNE)
         else:
             first = number * data.train.size
-            examples = examples.enumerate(first).map(reframe_one, num_parallel_calls=AUTOTUNE)
-        return examples.batch(batch, drop_remainder=True)
+            examples = examples.map(
+                lambda place, example: reframe_one(first + place, example),
+                num_parallel_calls=AUTOTUNE,
+            )
+        return examples.batch(part, drop_remainder=True)
 
-    def draw_views(step, example):
+    def draw_views(number, example):
         images, labels = example
+        step, place = number // parts, worker.index * mine + number % parts * part
         draws = tf.transpose(views.draw((config.seed, step), batch), (2, 0, 1))
+        draws = tf.slice(draws, [place, 0, 0], tf.constant([part, *draws.shape[1:]], tf.int64))
         return to_views(images, draws), labels
 
     first_epoch, skipped = divmod(first_step, epoch_steps)
@@ -114,11 +130,11 @@ def train_batches(data, config, first_step, last_step, to_views=None):
     return (
         tf.data.Dataset.range(first_epoch, last_epoch)
         .flat_map(epoch)
-        .skip(skipped)
-        .enumerate(first_step)
-        .take(last_step - first_step)
+        .skip(skipped * parts)
+        .enumerate(first_step * parts)
+        .take((last_step - first_step) * parts)
         .map(draw_views, num_parallel_calls=AUTOTUNE)
-        .apply(tf.data.experimental.assert_cardinality(last_step - first_step))
+        .apply(tf.data.experimental.assert_cardinality((last_step - first_step) * parts))
         .prefetch(AUTOTUNE)
     )
 

@@ -123,11 +123,12 @@ def load_encoder(path):
 
 
 def _values(owner):
-    """TensorFlow's variables of a Keras object, in order.
+    """TensorFlow's variables of a Keras object, in order, but for its metrics.
 
     TensorFlow would not find those of layers that Keras keeps in lists by itself.
     """
-    return [variable.value for variable in owner.variables]
+    metrics = {id(variable) for variable in getattr(owner, "metrics_variables", ())}
+    return [variable.value for variable in owner.variables if id(variable) not in metrics]
 
 
 def environment():

@@ -11,7 +11,7 @@ from absl import flags
 from amdim_tf import command, datasets, pipeline, protocols
 from amdim_tf.callbacks import Checkpoints, Measurements, Progress
 from amdim_tf.config import VARIANTS, check_config, fields, load_config
-from amdim_tf.distribution import check_batch, choose_strategy, replicas
+from amdim_tf.distribution import check_agreement, check_batch, choose_strategy, replicas, worker
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
 from amdim_tf.export import export_encoder
@@ -27,6 +27,7 @@ from amdim_tf.run_directory import (
 )
 
 FLAGS = flags.FLAGS
+FINISHED = "finished"
 
 
 def train(
@@ -60,6 +61,7 @@ def train(
     started = time.time()
     check_config(config)
     strategy = choose_strategy(strategy)
+    me = worker(strategy)
     check_batch(config.batch_size, config.micro_batch, strategy)
     compiled = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
     data = datasets.load(config, data_dir)
@@ -69,7 +71,11 @@ def train(
         )
     epoch_steps = pipeline.steps_per_epoch(data, config)
     last_step = config.steps or config.epochs * epoch_steps
-    run = RunDirectory(workdir, config)
+    # The chief makes the directory, and the others then find it.
+    run = RunDirectory(workdir, config) if me.chief else None
+    if not me.alone:
+        check_agreement(strategy, f"{data.train.size} images, {fields(config)}")
+        run = run or RunDirectory(workdir, config)
     if result := read_result(workdir):
         print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
         return result
@@ -79,30 +85,43 @@ def train(
     checkpoints = run.checkpoints(model)
     checkpoints.restore_or_initialize()
     first_step = int(model.step.numpy())
-    run.forget_metrics_after(first_step)
-    print(plan(config, data, model, first_step, last_step, run.path))
+    test = data.test and pipeline.test_batches(data, data.test, config)
+    callbacks = [Measurements(run.path, config.log_every, test, epoch_steps, me.chief)]
+    if me.chief:
+        run.forget_metrics_after(first_step)
+        print(plan(config, data, model, first_step, last_step, run.path))
+        callbacks += [
+            Progress(config.batch_size, first_step, last_step),
+            Checkpoints(checkpoints, epoch_steps),
+        ]
 
     to_views = pipeline.views_of(data, config)
     if views_on == "accelerator":
         model.to_views, to_views = to_views, lambda images, draws: (images, draws)
-    test = data.test and pipeline.test_batches(data, data.test, config)
+
+    def batches(context=None):
+        return pipeline.train_batches(data, config, first_step, last_step, to_views, me)
+
+    if not me.alone:
+        check_agreement(strategy, f"step {first_step}")
     if first_step < last_step:
         try:
             model.fit(
-                pipeline.train_batches(data, config, first_step, last_step, to_views),
+                batches() if me.alone else strategy.distribute_datasets_from_function(batches),
+                steps_per_epoch=last_step - first_step,
                 shuffle=False,
                 verbose=0,
-                callbacks=[
-                    Progress(config.batch_size, first_step, last_step),
-                    Measurements(run.path, config.log_every, test, epoch_steps),
-                    Checkpoints(checkpoints, epoch_steps),
-                ],
+                callbacks=callbacks,
             )
         except KeyboardInterrupt:
-            checkpoints.save(int(model.step.numpy()))
+            if me.chief:
+                checkpoints.save(int(model.step.numpy()))
             raise
+    if not me.chief:
+        check_agreement(strategy, FINISHED)  # one that ended before would end the chief, too
+        return None
 
-    beside = model.evaluate(test, return_dict=True, verbose=0) if test else {}
+    beside = model.measure(test) if test else {}
     # From here on there is one device, and what the checkpoint holds.
     encoder, _ = load_encoder(run.path)
     accuracy = measure(encoder, beside, config, data, baselines) if test else {}
@@ -121,6 +140,8 @@ def train(
     }
     write_json(run.path / "result.json", result)
     print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
+    if not me.alone:
+        check_agreement(strategy, FINISHED)
     return result
 
 
@@ -271,7 +292,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "variant", "", f"what to change, of {', '.join(VARIANTS)}; several by commas"
     )
-    flags.DEFINE_string("strategy", "auto", "devices: auto, none, mirrored, cpu:N")
+    flags.DEFINE_string("strategy", "auto", "devices: auto, none, mirrored, multiworker, cpu:N")
     flags.DEFINE_enum("xla", "auto", ["auto", "on", "off"], "compile the training step by XLA")
     flags.DEFINE_enum("views_on", "host", ["host", "accelerator"], "where views are made")
     flags.DEFINE_string("workdir", None, "run directory; a name in runs/ if none")

@@ -22,7 +22,18 @@ def weights_after_training(strategy, case):
     generator = np.random.default_rng(0)
     x1, x2 = generator.normal(size=(2, BATCH * STEPS, 32, 32, 3))
     labels = np.full(BATCH * STEPS, -1)
-    data = tf.data.Dataset.from_tensor_slices(((x1, x2), labels)).batch(BATCH, drop_remainder=True)
+
+    def batches(context):
+        """Of a worker: its part of each batch."""
+        parts, part = context.num_input_pipelines, context.input_pipeline_id
+        mine = np.arange(BATCH * STEPS).reshape(STEPS, parts, -1)[:, part].ravel()
+        data = tf.data.Dataset.from_tensor_slices(((x1[mine], x2[mine]), labels[mine]))
+        return data.batch(BATCH // parts, drop_remainder=True)
+
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        data = strategy.distribute_datasets_from_function(batches)
+    else:
+        data = batches(tf.distribute.InputContext())
     with strategy.scope():
         keras.utils.set_random_seed(0)
         # In float64 nothing but a mistake makes a difference.
@@ -31,7 +42,7 @@ def weights_after_training(strategy, case):
         model.compile(optimizer=AdamL2(1e-2), jit_compile=False)
         if "xla" in case or "micro" in case:
             model.divide("xla" in case, 2 * ("micro" in case))
-    logs = model.fit(data, verbose=0, shuffle=False).history
+    logs = model.fit(data, steps_per_epoch=STEPS, verbose=0, shuffle=False).history
     values = {
         name: np.array(logs[name]) for name in ("loss", "regulariser", "nce_5-5", "bound_1-7")
     }
