@@ -24,8 +24,8 @@ import tensorflow as tf
 from absl import flags
 
 from amdim_tf import command, datasets, multiscale, pipeline
-from amdim_tf.config import PRECISIONS, load_config
-from amdim_tf.distribution import choose_strategy
+from amdim_tf.config import PRECISIONS, check_config, load_config
+from amdim_tf.distribution import check_batch, choose_strategy
 from amdim_tf.errors import InputError
 from amdim_tf.export import export_encoder
 from amdim_tf.run_directory import environment, write_json
@@ -188,11 +188,11 @@ def step_speed(table, config, compiled, strategy, rate, runs):
     table.add(f"{name}, of the product's rate", flops / seconds / rate, "parts")
     table.add(f"{name}, speed", config.batch_size / seconds, "pairs/s")
     if not compiled:
-        alone = sum(
+        one_by_one = sum(
             quartiles(convolution_step(layer, shape, config.batch_size), runs)[1]
             for layer, shape in convolutions(model)
         )
-        table.add(f"{name}, its convolutions one by one", alone, "s")
+        table.add(f"{name}, its convolutions one by one", one_by_one, "s")
     whole = table.time(f"{name}, views included", with_views, runs)
     table.add(f"{name}, views included, speed", seconds / whole, "parts of the step alone")
 
@@ -224,14 +224,14 @@ def nce_name(batch, kept):
     return f"NCE of batch {batch}, scores {'kept' if kept else 'in blocks'}"
 
 
-def memory(table, config, strategy, chosen):
-    """Peak memory of the steps and losses that `chosen` names."""
-    for precision, compiled in chosen["steps"]:
+def memory(table, config, strategy, measured, batches):
+    """Peak memory of the `measured` steps, (precision, compiled), and of the loss by batch."""
+    for precision, compiled in measured:
         config.precision = precision
         _, step, _ = steps(config, compiled, strategy)
         peak = peak_bytes(step)
         table.add(f"{step_name(config, compiled)}{MEMORY}", peak / 2**20, "MiB")
-    for batch in chosen["nce"]:
+    for batch in batches:
         for kept in (True, False):
             step, gradients = nce_step(batch, config.nrkhs, kept)
             peak = peak_bytes(step) - gradients
@@ -252,23 +252,19 @@ def memory_in_another_process(table):
         table.rows |= json.loads(output.read_text())["rows"]
 
 
-def draw_nce(rows, path):
-    """Draws time and memory of `nce` against the batch."""
+def draw_nce(rows, batches, path):
+    """Draws time and memory of the loss against the `batches`."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for suffix, label, panel in (
         ("", "loss and gradients, s", axes[0]),
         (MEMORY, "memory beside embeddings\nand gradients, MiB", axes[1]),
     ):
-        for kind, marker in (("kept", "o"), ("in blocks", "s")):
-            ending = f", scores {kind}{suffix}"
-            points = [
-                (int(name.removeprefix("NCE of batch ").removesuffix(ending)), row["value"])
-                for name, row in rows.items()
-                if name.startswith("NCE") and name.endswith(ending)
-            ]
-            panel.loglog(*zip(*points, strict=True), marker=marker, label=f"scores {kind}")
+        for kept, marker in ((True, "o"), (False, "s")):
+            values = [rows[nce_name(batch, kept) + suffix]["value"] for batch in batches]
+            kind = "scores kept" if kept else "scores in blocks"
+            panel.loglog(batches, values, marker=marker, label=kind)
         panel.set(xlabel="images in a batch", ylabel=label)
-        panel.set_xticks([batch for batch, _ in points], [str(batch) for batch, _ in points])
+        panel.set_xticks(batches, [str(batch) for batch in batches])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     axes[0].legend()
@@ -336,25 +332,29 @@ def read_earlier(path):
 def main():
     config, table = command.configured(), Table()
     earlier = read_earlier(FLAGS.compare) if FLAGS.compare else {}
-    try:
-        batches = [int(batch) for batch in FLAGS.nce_batches]
-    except ValueError as error:
+    if not all(batch.isdecimal() and int(batch) > 1 for batch in FLAGS.nce_batches):
         raise InputError(
-            f"nce_batches must be whole numbers. Received: {FLAGS.nce_batches}"
-        ) from error
+            f"nce_batches must be whole numbers from 2 on. Received: {FLAGS.nce_batches}"
+        )
+    batches = [int(batch) for batch in FLAGS.nce_batches]
     output = pathlib.Path(FLAGS.output)
     if output.suffix != ".json" or not output.parent.is_dir():
         raise InputError(
             f"output must be a .json file in an existing folder. Received: output={output}"
         )
+    check_config(config)
+    if config.objective != "amdim":
+        raise InputError(
+            f"The benchmark is of the amdim objective. Received: objective={config.objective!r}"
+        )
     strategy = choose_strategy(FLAGS.strategy)
+    check_batch(config.batch_size, config.micro_batch, strategy)
     measured = [(p, xla == "on") for p in FLAGS.precisions for xla in FLAGS.xla]
-    chosen = {"steps": measured, "nce": batches}
     if not FLAGS.memory_only:
         rates = {p: matrix_product(table, p, FLAGS.runs) for p in FLAGS.precisions}
-        for config.precision, compiled in measured:
-            rate = rates[config.precision]
-            step_speed(table, config, compiled, strategy, rate, FLAGS.runs)
+        for precision, compiled in measured:
+            config.precision = precision
+            step_speed(table, config, compiled, strategy, rates[precision], FLAGS.runs)
         config.precision = "float32"
         for batch in batches:
             for kept in (True, False):
@@ -363,14 +363,14 @@ def main():
         make_views(table, FLAGS.runs)
         inference(table, config, FLAGS.inference_batch, FLAGS.runs)
     if FLAGS.memory_only or tf.config.list_physical_devices("GPU"):
-        memory(table, config, strategy, chosen)
+        memory(table, config, strategy, measured, batches)
     else:
         memory_in_another_process(table)
     write_json(output, {"rows": table.rows, **environment()})
     if FLAGS.memory_only:
         return
     if batches:
-        draw_nce(table.rows, output.with_suffix(".png"))
+        draw_nce(table.rows, batches, output.with_suffix(".png"))
     print(f"\n{markdown(table.rows, earlier)}\n\nWrote {output}.")
 
 

@@ -12,7 +12,7 @@ from keras import ops
 from amdim_tf import distribution, multiscale
 from amdim_tf.accumulation import in_parts
 from amdim_tf.embeddings import Phi
-from amdim_tf.probes import NAMES, Probes, probe_loss, probe_losses
+from amdim_tf.probes import NAMES, Probes, probe_losses
 
 
 class Classifier(keras.Model):
@@ -121,18 +121,20 @@ class Classifier(keras.Model):
 
         On one device of this process, whatever the strategy, and without waiting for others.
         """
-        infer = tf.function(
-            lambda images: self(images, training=False), autograph=False, reduce_retracing=True
-        )
-        scored = [(infer(images), labels) for images, labels in batches]
+        scored = [(self.infer(images), labels) for images, labels in batches]
         labels = ops.concatenate([labels for _, labels in scored])
+        logits = {name: ops.concatenate([logits[name] for logits, _ in scored]) for name in NAMES}
         values = {}
-        for name in NAMES:
-            logits = ops.concatenate([logits[name] for logits, _ in scored])
-            hits = keras.metrics.sparse_categorical_accuracy(labels, logits)
-            values[f"{name}_loss"] = float(probe_loss(labels, logits))
+        for name, loss in probe_losses(labels, logits).items():
+            hits = keras.metrics.sparse_categorical_accuracy(labels, logits[name])
+            values[f"{name}_loss"] = float(loss)
             values[f"{name}_accuracy"] = float(ops.mean(hits))
         return values
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def infer(self, images):
+        """The logits of `images`, by a function that is traced once for all measurements."""
+        return self(images, training=False)
 
     @property
     def trained_variables(self):

@@ -49,7 +49,7 @@ def train(
         strategy: see `amdim_tf.distribution.choose_strategy`.
         xla: "on" or "off" for the compiler; "auto" for accelerators alone, since on a CPU it loses
             to oneDNN's convolutions.
-        views_on: "host", beside the step, or "accelerator", as its first part.
+        views_on: "host", beside the training steps, or "accelerator", before each of them.
 
     Returns:
         What result.json holds: accuracies, config, hardware, versions and time.
@@ -73,9 +73,8 @@ def train(
     last_step = config.steps or config.epochs * epoch_steps
     # The chief makes the directory, and the others then find it.
     run = RunDirectory(workdir, config) if me.chief else None
-    if not me.alone:
-        check_agreement(strategy, f"{data.train.size} images, {fields(config)}")
-        run = run or RunDirectory(workdir, config)
+    check_agreement(strategy, f"{data.train.size} images, {fields(config)}")
+    run = run or RunDirectory(workdir, config)
     if result := read_result(workdir):
         print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
         return result
@@ -102,8 +101,7 @@ def train(
     def batches(context=None):
         return pipeline.train_batches(data, config, first_step, last_step, to_views, me)
 
-    if not me.alone:
-        check_agreement(strategy, f"step {first_step}")
+    check_agreement(strategy, f"step {first_step}")
     if first_step < last_step:
         try:
             model.fit(
@@ -119,7 +117,7 @@ def train(
             raise
     if not me.chief:
         check_agreement(strategy, FINISHED)  # one that ended before would end the chief, too
-        return None
+        return read_result(workdir)
 
     beside = model.measure(test) if test else {}
     # From here on there is one device, and what the checkpoint holds.
@@ -140,8 +138,7 @@ def train(
     }
     write_json(run.path / "result.json", result)
     print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
-    if not me.alone:
-        check_agreement(strategy, FINISHED)
+    check_agreement(strategy, FINISHED)
     return result
 
 
@@ -157,7 +154,7 @@ def build(config, classes, last_step, compiled=False):
         dtype=config.precision,
         name="encoder",
     )
-    several = replicas() > 1
+    regions = compiled and replicas() > 1
     if config.objective == "supervised":
         model = Classifier(encoder, classes)
     else:
@@ -170,8 +167,8 @@ def build(config, classes, last_step, compiled=False):
             config.seed,
             config.score_megabytes * 2**20,
         )
-        if config.micro_batch or (compiled and several):
-            model.divide(compiled and several, config.micro_batch)
+        if config.micro_batch or regions:
+            model.divide(regions, config.micro_batch)
     schedule = WarmupStepDecay(
         config.learning_rate,
         min(config.warmup_steps, last_step // 5),
@@ -181,7 +178,7 @@ def build(config, classes, last_step, compiled=False):
     optimizer = AdamL2(schedule, config.l2)
     if config.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(optimizer=optimizer, jit_compile=compiled and not several)
+    model.compile(optimizer=optimizer, jit_compile=compiled and not regions)
     model.optimizer.build(model.trainable_variables)
     return model
 

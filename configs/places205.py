@@ -12,7 +12,7 @@ from amdim_tf.config import config_module
 
 SIZES = config_module("imagenet2012").SIZES
 IMAGES = {"train": 2448873, "test": 20500}
-# Accuracies in per cent of ImageNet's encoders, Table 1.
+# Accuracies in per cent of ImageNet's encoders, Table 1, as remembered: the abstract has 55.0.
 PAPER = {
     ("large", "+strong_aug"): {"linear": 55.0, "epochs": 150},
     ("large", "supervised"): {"linear": 57.2},
