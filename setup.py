@@ -2,6 +2,9 @@ import pathlib
 
 from setuptools import setup
 
+BEAM = ["apache-beam>=2.60"]
+ONNX = ["tf2onnx>=1.17", "onnxruntime"]
+
 setup(
     name="amdim_tf",
     version="0.1.0",
@@ -18,6 +21,7 @@ setup(
         "tensorflow>=2.20",
         "keras>=3.12",
         "tensorflow-datasets>=4.9.9",
+        "tensorflow-serving-api>=2.20",
         "importlib_resources",  # tensorflow-datasets 4.9 needs it to prepare data, undeclared
         "tensorboard",
         "absl-py",
@@ -26,10 +30,14 @@ setup(
         "scikit-learn",
         "scipy",
         "matplotlib",
+        "pyarrow",
         "tqdm",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20"],
-        "test": ["pytest", "ruff"],
+        "beam": BEAM,
+        "onnx": ONNX,
+        "torch": ["torch"],
+        "test": ["pytest", "ruff", "pillow", "pyyaml", *BEAM, *ONNX],
     },
 )

@@ -27,7 +27,8 @@ from amdim_tf import command, datasets, multiscale, pipeline
 from amdim_tf.config import PRECISIONS, check_config, load_config
 from amdim_tf.distribution import check_batch, choose_strategy
 from amdim_tf.errors import InputError
-from amdim_tf.export import export_encoder
+from amdim_tf.export import export
+from amdim_tf.loading import load_encoder, load_preprocess
 from amdim_tf.run_directory import environment, write_json
 from amdim_tf.train import build
 
@@ -296,16 +297,20 @@ def make_views(table, runs):
 
 
 def inference(table, config, batch, runs):
-    """Images per second of the exported encoder."""
-    encoder = build(config, 0, 1).encoder
+    """Images per second, uint8 to f1, of the exported encoder and of the same in Keras."""
     with tempfile.TemporaryDirectory() as folder:
-        export_encoder(encoder, config.mean, config.std, pathlib.Path(folder) / "1")
-        served = tf.saved_model.load(f"{folder}/1").signatures["serving_default"]
-    size = config.image_size
-    images = tf.zeros((batch, size, size, 3), tf.uint8)
-    name = f"exported encoder, batch of {batch}"
-    seconds = table.time(name, lambda: served(images=images)["f1"].numpy(), runs)
-    table.add(f"{name}, speed", batch / seconds, "images/s")
+        target = export(build(config, 0, 1), config, folder)
+        served = tf.saved_model.load(str(target)).signatures["serving_default"]
+        model = keras.Sequential([load_preprocess(target), load_encoder(target, "f1")])
+    for count in sorted({1, batch}):
+        images = tf.zeros((count, config.image_size, config.image_size, 3), tf.uint8)
+        for name, step in (
+            ("exported encoder", lambda x=images: served(images=x)["f1"].numpy()),
+            ("the same in Keras", lambda x=images: model.predict_on_batch(x)),
+        ):
+            name = f"{name}, batch of {count}"
+            seconds = table.time(name, step, runs)
+            table.add(f"{name}, speed", count / seconds, "images/s")
 
 
 def markdown(rows, earlier):

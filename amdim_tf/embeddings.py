@@ -70,7 +70,7 @@ class Phi(keras.layers.Layer):
         self.bn_hidden = batch_norm("bn_hidden", self.dtype_policy) if self.use_bn else None
         self.conv2 = conv("conv2", hidden_shape, "zeros")
         self.shortcut = conv("shortcut", input_shape, NearIdentity(), bias_uniform(width))
-        self.bn = batch_norm("bn", self.variable_dtype)
+        self.bn = batch_norm("bn", keras.backend.result_type(self.variable_dtype, "float32"))
 
     def project(self, x, training=False, views=1):
         """phi but for its last batch norm; unless `use_bn`, images do not see each other here."""

@@ -199,8 +199,10 @@ class Encoder(keras.Model):
         self.to_5x5 = block(top, 3, 1, "block_5x5")
         self.to_3x3 = block(top, 3, 1, "block_3x3")
         self.to_1x1 = residual(nrkhs, 3, "residual_1x1")
-        # In mixed precision, too, f1 and the embeddings are as exact as the weights.
-        self.bn1 = BatchNorm(name="bn1", dtype=self.variable_dtype)
+        # f1 and the embeddings are of full precision, whatever the trunk's.
+        self.bn1 = BatchNorm(
+            name="bn1", dtype=keras.backend.result_type(self.variable_dtype, "float32")
+        )
         self.build((None, image_size, image_size, 3))
 
     def build(self, input_shape):

@@ -11,7 +11,14 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from amdim_tf import command, datasets, pipeline, protocols
 from amdim_tf.config import check_config, fields, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.run_directory import environment, load_encoder, read_config, read_result, write_json
+from amdim_tf.run_directory import (
+    environment,
+    load_model,
+    read_config,
+    read_result,
+    run_config,
+    write_json,
+)
 
 FLAGS = flags.FLAGS
 PROTOCOLS = ("knn", "linear", "mlp", "finetune")
@@ -40,7 +47,8 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
     check_config(config)
     if not 0 < label_fraction <= 1:
         raise InputError(f"label_fraction must lie in 0..1. Received: {label_fraction:g}")
-    encoder, steps = load_encoder(workdir)
+    model, steps = load_model(workdir)
+    encoder = model.encoder
     data = datasets.load(config, data_dir)
     classes = len(data.class_names)
     if classes < 2:
@@ -148,11 +156,7 @@ def evaluation_config(workdir, dataset=None):
 
     Images are always of the size and normalisation that the encoder was trained with.
     """
-    own = read_config(workdir)
-    config = load_config(own["dataset"], own["size"], own["variant"])
-    config.update_from_flattened_dict(
-        {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-    )
+    config = run_config(workdir)
     if dataset in (None, config.dataset):
         return config
     other = load_config(dataset)

@@ -1,47 +1,248 @@
-"""Export: an encoder becomes a SavedModel that TF Serving can load."""
+"""The command `python -m amdim_tf.export`: a run becomes a SavedModel for TF Serving.
 
+DIR/1/                              a version, which a server that polls DIR takes up
+    saved_model.pb, variables/      weights once, several signatures
+    assets.extra/                   warm-up requests; amdim.json, from which Keras loads it
+    batching_params.pbtxt           for a server with per-model batching parameters
+    MODEL_CARD.md                   what it is and what it is worth
+DIR/python-xla-1/                   with --xla: the same, compiled, for Python alone
+"""
+
+import inspect
+import math
+import os
 import pathlib
 import shutil
 
-import keras
+import numpy as np
 import tensorflow as tf
+from absl import flags
+from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
-from amdim_tf import views
+from amdim_tf import command, self_check
+from amdim_tf.config import fields
+from amdim_tf.errors import InputError
+from amdim_tf.model_card import model_card
+from amdim_tf.preprocess import Preprocess, decode, some
+from amdim_tf.run_directory import (
+    METADATA,
+    environment,
+    load_model,
+    read_class_names,
+    read_result,
+    run_config,
+    values,
+    write_json,
+)
+
+FLAGS = flags.FLAGS
+DTYPES = tuple(self_check.TOLERANCES)
+XLA_PREFIX = "python-xla-"
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
-def export_encoder(encoder, mean, std, directory):
-    """Writes `encoder` as a SavedModel to `directory`, complete or not at all.
+def export(model, config, folder, version=None, class_names=(), result=None, compiled=False):
+    """Writes `model` to `folder`/<version>, checked and complete, or not at all.
 
-    Signatures, with dictionaries as output:
-        serving_default: `images` uint8 (N,H,W,3), of any size, resized, cropped and normalised as
-            at test time -> `f1` (N,nrkhs) float32.
-        normalized: `images` float32 (N,S,S,3), normalised -> `f1`, `f5`, `f7`.
+    Signatures, with dictionaries of these names in and out:
+        serving_default: `images` uint8 (N,H,W,3), any size, prepared as at test time -> `f1`
+            (N,nrkhs) float32.
+        encoded: `bytes` string (N), JPEG, PNG, BMP or the first frame of a GIF -> `f1`.
+        normalized: `images` float32 (N,S,S,3), normalised -> `f1`, `f5` (N,5,5,c), `f7`
+            (N,7,7,c), and of AMDIM the embeddings `r1` (N,nrkhs), `r5` (N,5,5,nrkhs), `r7`.
+        classify, if there are classes: `images` uint8 (N,H,W,3) -> `linear_logits`,
+            `mlp_logits`, `linear_probabilities` (N,classes) float32, and `classes` (N) string, the
+            name of the likeliest by the linear classifier.
 
     Args:
-        encoder: an `Encoder`.
-        mean, std: of the normalisation, per channel, of pixels in [0, 1].
-        directory: must not exist. TF Serving expects a number as its name.
-    """
-    size = encoder.image_size
+        model: an `AMDIM` or `Classifier`, its encoder of float32 or bfloat16.
+        config: of its run.
+        folder: that a server polls.
+        version: a number; by default the next one.
+        class_names: names of the classes, if any.
+        result: what result.json holds, for the model card.
+        compiled: by XLA, which a server refuses: to a folder that it does not take up.
 
-    def normalized(images):
-        # Without this check an image of the wrong shape can abort the server.
-        return encoder(tf.ensure_shape(images, (None, size, size, 3)), training=False)
+    Returns:
+        The folder of the version.
+
+    Raises:
+        InputError: the version exists, or the folder cannot be written.
+        ExportError: the self-check found something; nothing was published.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / (XLA_PREFIX * compiled + str(version or next_version(folder)))
+        if target.exists():
+            raise InputError(f"version must be a new one. Received: {target}, which exists")
+        unfinished = folder / f".{target.name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write(model, config, unfinished, class_names, result, compiled)
+        sync(unfinished)
+        unfinished.rename(target)
+        sync(folder)
+    except OSError as error:
+        raise InputError(
+            f"output must be a folder that can be written: {error}. Received: output={folder}"
+        ) from error
+    return target
+
+
+def next_version(folder):
+    """One more than the largest version in `folder`."""
+    return 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), default=0)
+
+
+def write(model, config, folder, class_names, result, compiled):
+    """Writes and checks a version, see `export`, that nobody sees yet."""
+    # Raw variables: a module that held Keras's layers would not load in a server.
+    module, stored = tf.Module(), {layer.name: values(layer) for layer in model.layers}
+    for name, variables in stored.items():
+        setattr(module, name, variables)
+    served = signatures(model, config, class_names, compiled)
+    tf.saved_model.save(module, str(folder), signatures=served)
+    examples = make_examples(model, config, class_names)
+    dtype = model.encoder.dtype_policy.name
+    metadata = {"config": fields(config), "class_names": class_names, "dtype": dtype}
+    (folder / METADATA).parent.mkdir(exist_ok=True)
+    write_json(folder / METADATA, metadata | environment())
+    card = model_card(config, class_names, dtype, examples, result, compiled)
+    (folder / "MODEL_CARD.md").write_text(card)
+    if compiled:
+        self_check.check_in_python(folder, examples, dtype)
+        return
+    (folder / "batching_params.pbtxt").write_text(batching_parameters())
+    write_warmup(examples, folder / self_check.WARMUP)
+    weights = sum(math.prod(variable.shape) for part in stored.values() for variable in part)
+    self_check.check(folder, examples, weights, dtype)
+
+
+def signatures(model, config, class_names, compiled=False):
+    """{name: tf.function}, see `export`."""
+    size = config.image_size
+    preprocess = Preprocess(size, config.mean, config.std)
+
+    @tf.function(autograph=False, jit_compile=compiled)
+    def features(images):
+        return {name: tf.cast(x, tf.float32) for name, x in model.features(images).items()}
+
+    def f1_of(images):
+        return features(images)["f1"]
 
     def serving_default(images):
-        images = tf.ensure_shape(images, (None, None, None, 3))
-        images = tf.ensure_shape(views.center(images, size), (None, size, size, 3))
-        return {"f1": normalized(views.normalize(images, mean, std))["f1"]}
+        return {"f1": f1_of(preprocess(images))}
 
-    archive = keras.export.ExportArchive()
-    for function, dtype, shape in (
-        (serving_default, tf.uint8, (None, None, None, 3)),
-        (normalized, tf.float32, (None, size, size, 3)),
-    ):
-        signature = [tf.TensorSpec(shape, dtype, name="images")]
-        archive.add_endpoint(function.__name__, function, input_signature=signature)
-    directory = pathlib.Path(directory)
-    unfinished = directory.with_name(f".{directory.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    archive.write_out(str(unfinished), verbose=False)
-    unfinished.rename(directory)
+    def encoded(bytes):
+        return {"f1": f1_of(preprocess.decode(bytes))}
+
+    def normalized(images):
+        # Without this an image of a wrong shape can abort the server.
+        return features(some(tf.ensure_shape(images, (None, size, size, 3))))
+
+    def classify(images):
+        logits = model.probes(f1_of(preprocess(images)))
+        best = tf.argmax(logits["linear"], axis=-1)
+        return {
+            "linear_logits": logits["linear"],
+            "mlp_logits": logits["mlp"],
+            "linear_probabilities": tf.nn.softmax(logits["linear"]),
+            "classes": tf.gather(tf.constant(class_names), best),
+        }
+
+    def concrete(function, dtype, *shape):
+        (name,) = inspect.signature(function).parameters
+        spec = tf.TensorSpec((None, *shape), dtype, name)
+        return tf.function(function, [spec], autograph=False)
+
+    served = {
+        "serving_default": concrete(serving_default, tf.uint8, None, None, 3),
+        "encoded": concrete(encoded, tf.string),
+        "normalized": concrete(normalized, tf.float32, size, size, 3),
+    }
+    if class_names:
+        served["classify"] = concrete(classify, tf.uint8, None, None, 3)
+    return served
+
+
+def make_examples(model, config, class_names):
+    """{signature: (inputs, outputs)} of two random images, outputs as Keras computes them."""
+    size = config.image_size
+    preprocess = Preprocess(size, config.mean, config.std)
+    images = np.random.default_rng(0).integers(0, 256, (2, size + 9, 2 * size, 3), "uint8")
+    files = [tf.io.encode_png(images[0]).numpy(), tf.io.encode_jpeg(images[1]).numpy()]
+    normalised = preprocess(images)
+    decoded = tf.concat([preprocess(decode(file)[None]) for file in files], 0)
+
+    def f1_of(images):
+        return {"f1": np.float32(model.features(images)["f1"])}
+
+    features = model.features(normalised)
+    examples = {
+        "serving_default": ({"images": images}, f1_of(normalised)),
+        "encoded": ({"bytes": np.array(files, object)}, f1_of(decoded)),
+        "normalized": (
+            {"images": normalised.numpy()},
+            {name: np.float32(value) for name, value in features.items()},
+        ),
+    }
+    if class_names:
+        logits = {name: value.numpy() for name, value in model.probes(features["f1"]).items()}
+        best = logits["linear"].argmax(-1)
+        outputs = {
+            "linear_logits": logits["linear"],
+            "mlp_logits": logits["mlp"],
+            "linear_probabilities": tf.nn.softmax(logits["linear"]).numpy(),
+            "classes": np.array([class_names[i].encode() for i in best], object),
+        }
+        examples["classify"] = ({"images": images}, outputs)
+    return examples
+
+
+def write_warmup(examples, path):
+    """The first image of each example as a request, which a server answers before any other."""
+    with tf.io.TFRecordWriter(str(path)) as records:
+        for name, (inputs, _) in examples.items():
+            request = predict_pb2.PredictRequest(
+                model_spec=model_pb2.ModelSpec(name="amdim", signature_name=name),
+                inputs={key: tf.make_tensor_proto(array[:1]) for key, array in inputs.items()},
+            )
+            log = prediction_log_pb2.PredictLog(request=request)
+            records.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
+
+
+def batching_parameters():
+    """How a server joins requests to batches, as TF Serving's BatchingParameters."""
+    lines = [f"max_batch_size {{ value: {BATCH_SIZES[-1]} }}"]
+    lines += [f"allowed_batch_sizes: {size}" for size in BATCH_SIZES]
+    lines += ["batch_timeout_micros { value: 2000 }", "max_enqueued_batches { value: 100 }"]
+    return "\n".join(lines) + "\n"
+
+
+def sync(folder):
+    """Has all that is in `folder` survive a loss of power."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def main():
+    config = run_config(FLAGS.workdir)
+    model, _ = load_model(FLAGS.workdir, FLAGS.dtype)
+    class_names, result = read_class_names(FLAGS.workdir), read_result(FLAGS.workdir)
+    target = export(model, config, FLAGS.output, FLAGS.version, class_names, result)
+    print(f"Wrote {target}.")
+    if FLAGS.xla:
+        version = int(target.name)
+        target = export(model, config, FLAGS.output, version, class_names, result, compiled=True)
+        print(f"Wrote {target}, for Python alone: no server can run it.")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "run directory", required=True)
+    flags.DEFINE_string("output", None, "folder that a server polls", required=True)
+    flags.DEFINE_integer("version", None, "number of the version; the next by default", 1)
+    flags.DEFINE_enum("dtype", "float32", DTYPES, "of weights and computation")
+    flags.DEFINE_bool("xla", False, "write another one, compiled, for Python alone")
+    command.run(main)

@@ -12,6 +12,7 @@ from keras import ops
 from amdim_tf import distribution, multiscale
 from amdim_tf.accumulation import in_parts
 from amdim_tf.embeddings import Phi
+from amdim_tf.encoder import Encoder
 from amdim_tf.probes import NAMES, Probes, probe_losses
 
 
@@ -54,6 +55,10 @@ class Classifier(keras.Model):
 
     def call(self, images, training=False):
         return self.probes(self.encoder(images, training=training)["f1"], training=training)
+
+    def features(self, images):
+        """What an export offers of `images`, in inference mode: f1, f5 and f7."""
+        return self.encoder(images, training=False)
 
     def make_train_function(self, force=False):
         """Keras's, but that batches are fetched between the steps, and the time of it is taken."""
@@ -234,6 +239,11 @@ class AMDIM(Classifier):
         """`project` and `normalise`."""
         return self.normalise(self.project(images, training, views), training, views)
 
+    def features(self, images):
+        """f1, f5 and f7, and of them the embeddings r1, r5 and r7."""
+        f = super().features(images)
+        return f | {"r1": f["f1"], "r5": self.phi5(f["f5"]), "r7": self.phi7(f["f7"])}
+
     def draw(self, batch):
         """The `antecedent_locations` of a training step."""
         return (self.antecedent_locations(batch),)
@@ -349,6 +359,30 @@ class AMDIM(Classifier):
             self.objective_means[name].update_state(value)
         self.measure_probes(labels, logits, of_probes)
         return results(self.objective_means) | results(self.probe_means)
+
+
+def build_model(config, classes, dtype=None):
+    """The model of `config`, not compiled; its `dtype` is by default the config's precision."""
+    encoder = Encoder(
+        config.image_size,
+        config.ndf,
+        config.nrkhs,
+        config.ndepth,
+        config.use_bn,
+        dtype=dtype or config.precision,
+        name="encoder",
+    )
+    if config.objective == "supervised":
+        return Classifier(encoder, classes)
+    return AMDIM(
+        encoder,
+        classes,
+        config.tasks,
+        config.clip or None,
+        config.regulariser,
+        config.seed,
+        config.score_megabytes * 2**20,
+    )
 
 
 def means(*names):

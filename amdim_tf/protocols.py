@@ -20,6 +20,13 @@ PROBE_EPOCHS = 25
 PROBE_BATCH = 256
 PROBE_LEARNING_RATE = 1e-2
 RESAMPLES = 1000
+# What the accuracies of a training are of.
+ROWS = {
+    "beside": "encoder, probes trained beside it",
+    "frozen": "encoder, frozen",
+    "untrained": "untrained encoder, frozen",
+    "raw_pixels": "raw pixels",
+}
 
 
 def encode(encoder, batches):

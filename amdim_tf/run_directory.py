@@ -1,6 +1,7 @@
 """The run directory: everything a run is, and what it needs to go on after a stop.
 
 config.json     what is trained
+classes.json    names of the classes, in order of their labels
 metrics.jsonl   one line per measurement, with its step
 tensorboard/    the same for TensorBoard
 checkpoints/    weights, optimiser and random state
@@ -18,11 +19,13 @@ import sys
 import keras
 import tensorflow as tf
 
-from amdim_tf.config import MEANS, fields
-from amdim_tf.encoder import Encoder
+from amdim_tf.config import MEANS, fields, load_config
 from amdim_tf.errors import InputError
+from amdim_tf.model import build_model
 
 KEPT_CHECKPOINTS = 2
+# Of an export: what it was exported from.
+METADATA = "assets.extra/amdim.json"
 
 
 class RunDirectory:
@@ -66,9 +69,9 @@ class RunDirectory:
         """A manager that saves `model`, compiled and built, and its optimiser."""
         return tf.train.CheckpointManager(
             tf.train.Checkpoint(
-                encoder=_values(model.encoder),
-                model=_values(model),
-                optimizer=_values(model.optimizer),
+                encoder=values(model.encoder),
+                model=values(model),
+                optimizer=values(model.optimizer),
             ),
             str(self.path / "checkpoints"),
             max_to_keep=KEPT_CHECKPOINTS,
@@ -96,33 +99,70 @@ def read_config(path):
         ) from error
 
 
+def run_config(path):
+    """The config of the run in `path`."""
+    return to_config(read_config(path))
+
+
+def to_config(own):
+    """The config of which `own` are the fields, as JSON has them."""
+    config = load_config(own["dataset"], own["size"], own["variant"])
+    config.update_from_flattened_dict(
+        {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    )
+    return config
+
+
+def read_class_names(path):
+    """Names of the classes of the run in `path`; none if its data has none."""
+    try:
+        return tuple(json.loads((pathlib.Path(path) / "classes.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"workdir must be a run directory with its classes.json. Received: workdir={path}"
+        ) from error
+
+
 def read_result(path):
     """The result of the run in `path` if it is finished, else None."""
     path = pathlib.Path(path) / "result.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def load_encoder(path):
-    """The encoder of the run in `path` at its last checkpoint, and its training step.
+def latest_checkpoint(path):
+    """The prefix of the last checkpoint of the run in `path`, if it has one."""
+    return tf.train.latest_checkpoint(str(pathlib.Path(path) / "checkpoints"))
+
+
+def load_model(path, dtype="float32"):
+    """The model of the run in `path` at its last checkpoint, and its training step.
+
+    Args:
+        path: the run directory.
+        dtype: of weights and computation, but for batch norm after trunk and phi and the
+            classifiers, which are of float32 at least.
 
     Raises:
         InputError: no run, or one without a checkpoint.
     """
-    config = read_config(path)
-    checkpoint = tf.train.latest_checkpoint(str(pathlib.Path(path) / "checkpoints"))
+    config = run_config(path)
+    checkpoint = latest_checkpoint(path)
     if checkpoint is None:
         raise InputError(
             f"workdir must hold a checkpoint, which training writes after each epoch and when it "
             f"stops. Received: workdir={path}"
         )
-    sizes = ("image_size", "ndf", "nrkhs", "ndepth", "use_bn")
-    encoder = Encoder(**{name: config[name] for name in sizes}, name="encoder")
-    part = tf.train.Checkpoint(encoder=_values(encoder))
-    part.restore(checkpoint).expect_partial().assert_existing_objects_matched()
-    return encoder, int(checkpoint.rsplit("-", 1)[1])
+    model = build_model(config, len(read_class_names(path)), "float32")
+    saved = tf.train.Checkpoint(model=values(model))
+    saved.restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    if dtype != "float32":
+        exact, model = model, build_model(config, len(read_class_names(path)), dtype)
+        for variable, value in zip(model.variables, exact.variables, strict=True):
+            variable.assign(value)
+    return model, int(checkpoint.rsplit("-", 1)[1])
 
 
-def _values(owner):
+def values(owner):
     """TensorFlow's variables of a Keras object, in order, but for its metrics.
 
     TensorFlow would not find those of layers that Keras keeps in lists by itself.

@@ -12,16 +12,15 @@ from amdim_tf import command, datasets, pipeline, protocols
 from amdim_tf.callbacks import Checkpoints, Measurements, Progress
 from amdim_tf.config import VARIANTS, check_config, fields, load_config
 from amdim_tf.distribution import check_agreement, check_batch, choose_strategy, replicas, worker
-from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
-from amdim_tf.export import export_encoder
-from amdim_tf.model import AMDIM, Classifier
+from amdim_tf.export import export
+from amdim_tf.model import build_model
 from amdim_tf.optimizer import AdamL2, WarmupStepDecay
 from amdim_tf.run_directory import (
     RunDirectory,
     environment,
     hardware,
-    load_encoder,
+    load_model,
     read_result,
     write_json,
 )
@@ -78,6 +77,8 @@ def train(
     if result := read_result(workdir):
         print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
         return result
+    if me.chief:
+        write_json(run.path / "classes.json", data.class_names)
 
     with strategy.scope():
         model = build(config, len(data.class_names), last_step, compiled)
@@ -121,12 +122,11 @@ def train(
 
     beside = model.measure(test) if test else {}
     # From here on there is one device, and what the checkpoint holds.
-    encoder, _ = load_encoder(run.path)
+    trained, _ = load_model(run.path)
+    encoder = trained.encoder
     accuracy = measure(encoder, beside, config, data, baselines) if test else {}
     encoder.save(run.path / ".unfinished.keras")
     os.replace(run.path / ".unfinished.keras", run.path / "encoder.keras")
-    if not (run.path / "export" / "1").exists():
-        export_encoder(encoder, config.mean, config.std, run.path / "export" / "1")
     result = {
         "accuracy": accuracy,
         "steps": last_step,
@@ -136,6 +136,8 @@ def train(
         "test_images": data.test.size if data.test else 0,
         **environment(),
     }
+    if not (run.path / "export" / "1").exists():
+        export(trained, config, run.path / "export", 1, data.class_names, result)
     write_json(run.path / "result.json", result)
     print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
     check_agreement(strategy, FINISHED)
@@ -145,30 +147,10 @@ def train(
 def build(config, classes, last_step, compiled=False):
     """The model of `config` with weights drawn from its seed, `compiled` by XLA or not."""
     keras.utils.set_random_seed(config.seed)
-    encoder = Encoder(
-        config.image_size,
-        config.ndf,
-        config.nrkhs,
-        config.ndepth,
-        config.use_bn,
-        dtype=config.precision,
-        name="encoder",
-    )
+    model = build_model(config, classes)
     regions = compiled and replicas() > 1
-    if config.objective == "supervised":
-        model = Classifier(encoder, classes)
-    else:
-        model = AMDIM(
-            encoder,
-            classes,
-            config.tasks,
-            config.clip or None,
-            config.regulariser,
-            config.seed,
-            config.score_megabytes * 2**20,
-        )
-        if config.micro_batch or regions:
-            model.divide(regions, config.micro_batch)
+    if config.objective == "amdim" and (config.micro_batch or regions):
+        model.divide(regions, config.micro_batch)
     schedule = WarmupStepDecay(
         config.learning_rate,
         min(config.warmup_steps, last_step // 5),
@@ -235,14 +217,6 @@ def plan(config, data, model, first_step, last_step, path):
     )
 
 
-ROWS = {
-    "beside": "encoder, probes trained beside it",
-    "frozen": "encoder, frozen",
-    "untrained": "untrained encoder, frozen",
-    "raw_pixels": "raw pixels",
-}
-
-
 def table(result):
     """The accuracies of a result as a table."""
     config = result["config"]
@@ -256,7 +230,7 @@ def table(result):
         cells = (
             f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in ("linear", "mlp", "knn")
         )
-        lines.append(f"{ROWS[key]:34}" + "".join(cells))
+        lines.append(f"{protocols.ROWS[key]:34}" + "".join(cells))
     return "\n".join(lines)
 
 

@@ -43,6 +43,7 @@ def test_every_part_is_measured_and_compared(tmp_path):
         "views of 32 pixels from patches, one core, speed",
         "views of 128 pixels from JPEGs of 500x375, one core, speed",
         "exported encoder, batch of 64, speed",
+        "the same in Keras, batch of 1, speed",
     ):
         assert rows[part]["value"] > 0, part
     assert rows["step, float32, XLA off"]["low"] <= rows["step, float32, XLA off"]["value"]

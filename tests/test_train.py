@@ -14,7 +14,7 @@ from amdim_tf import callbacks
 from amdim_tf.config import base_config, check_config, load_config, nearest
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
-from amdim_tf.run_directory import RunDirectory, load_encoder
+from amdim_tf.run_directory import RunDirectory, load_model, write_json
 from amdim_tf.train import build, train
 
 SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 2, "probe_images": 1000}
@@ -73,9 +73,11 @@ def test_a_checkpoint_holds_every_variable(tmp_path):
             variable.assign(values.astype(variable.dtype))
     run.checkpoints(models[0]).save(1)
     run.checkpoints(models[1]).restore_or_initialize()
-    encoder, step = load_encoder(tmp_path)
-    assert step == 1 and len(encoder.variables) > 30
-    for ours, theirs in [*zip(*owners, strict=True), (models[0].encoder, encoder)]:
+    write_json(tmp_path / "classes.json", ["a", "b", "c"])
+    model, step = load_model(tmp_path)
+    assert step == 1 and len(model.encoder.variables) > 30
+    parts = [(models[0].encoder, model.encoder), (models[0].probes, model.probes)]
+    for ours, theirs in [*zip(*owners, strict=True), *parts]:
         for saved, restored in zip(ours.variables, theirs.variables, strict=True):
             np.testing.assert_array_equal(saved.numpy(), restored.numpy(), saved.path)
 
