@@ -10,7 +10,9 @@ if sys.argv[:1] == ["-m"]:
 
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
+from amdim_tf.loading import load_encoder, load_preprocess
 from amdim_tf.model import AMDIM
+from amdim_tf.preprocess import Preprocess
 
 __version__ = "0.1.0"
-__all__ = ["AMDIM", "Encoder", "InputError"]
+__all__ = ["AMDIM", "Encoder", "InputError", "Preprocess", "load_encoder", "load_preprocess"]
