@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# A model server by curl: curl.sh http://localhost:8501 IMAGE [labels/canary | versions/2]
+# It answers in JSON: the state of its versions, the signatures, and f1 of the image.
+set -euo pipefail
+model=${1:?the address of the server, as http://localhost:8501}/v1/models/amdim
+image=$(base64 < "${2:?an image file}" | tr -d '\n')
+version=$model${3:+/$3}
+
+ask() {
+    curl --silent --show-error --fail-with-body --max-time 30 "$@"
+    echo
+}
+
+ask "$model"
+ask "$version/metadata"
+# By a pipe: an image is longer than an argument may be.
+printf '{"signature_name": "encoded", "instances": [{"bytes": {"b64": "%s"}}]}' "$image" |
+    ask --data-binary @- "$version:predict"

@@ -1,0 +1,298 @@
+"""The serving kit: clients, load generator, scripts and configs.
+
+Clients ask the model server at `TFSERVING_GRPC` and `TFSERVING_REST` if these are set, one that
+serves an export of this version; else a loopback double of a server, see `double.py`.
+"""
+
+import importlib
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+from typing import NamedTuple
+
+import double
+import numpy as np
+import pytest
+import yaml
+from google.protobuf import text_format
+from PIL import Image
+from tensorflow_serving.config import model_server_config_pb2
+from test_export import small_config
+
+from amdim_tf.export import batching_parameters, export
+from amdim_tf.model import build_model
+from amdim_tf.preprocess import Preprocess
+
+KIT = pathlib.Path(__file__).parent.parent / "export"
+sys.path.append(str(KIT))
+client, load = (importlib.import_module(name) for name in ("client", "load"))
+
+LABELS = {"stable": 1, "canary": 2}
+NOWHERE = "127.0.0.1:1"
+
+
+class Server(NamedTuple):
+    """Two addresses, and what versions 1 and 2 give for `FILES`, if it is the double."""
+
+    grpc: str
+    rest: str
+    features: dict | None
+
+    def embed_both(self, files, **version):
+        """f1 by gRPC and by REST."""
+        by_grpc = client.embed_grpc(self.grpc, files, **version)
+        return by_grpc, client.embed_rest(self.rest, files, **version)
+
+    def refuses(self, message, files, **version):
+        """Both clients raise an error of one line."""
+        for embed, address in ((client.embed_grpc, self.grpc), (client.embed_rest, self.rest)):
+            with pytest.raises(client.ServingError, match=message) as caught:
+                embed(address, files, **version)
+            assert str(caught.value).startswith(address) and "\n" not in str(caught.value)
+
+
+def image_file(kind, height, width):
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), "uint8")
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+FILES = [image_file("PNG", 70, 90), image_file("JPEG", 100, 80), image_file("GIF", 64, 64)]
+BROKEN = FILES[0][:2000]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    if "TFSERVING_GRPC" in os.environ or "TFSERVING_REST" in os.environ:
+        yield Server(os.environ["TFSERVING_GRPC"], os.environ["TFSERVING_REST"], None)
+        return
+    folder, config = tmp_path_factory.mktemp("versions"), small_config()
+    images = Preprocess(config.image_size, config.mean, config.std).decode(FILES)
+    features = {}
+    for version in LABELS.values():
+        model = build_model(config, 0)
+        export(model, config, folder, version)
+        features[version] = model.features(images)["f1"].numpy()
+    with double.serve(folder, LABELS) as addresses:
+        yield Server(*addresses, features)
+
+
+@pytest.fixture
+def against_the_double(server):
+    if not server.features:
+        pytest.skip("what its versions give is unknown of a real server")
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """`FILES` and `BROKEN` on disk."""
+    paths = [tmp_path / f"{name}.image" for name in ("first", "second", "third", "broken")]
+    for path, content in zip(paths, [*FILES, BROKEN], strict=True):
+        path.write_bytes(content)
+    return [str(path) for path in paths]
+
+
+def run_here(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
+    module.main()
+
+
+def test_both_clients_give_the_same(server):
+    by_grpc, by_rest = server.embed_both(FILES)
+    assert by_grpc.dtype == by_rest.dtype == np.float32
+    assert len(by_grpc) == len(FILES) and by_grpc.ndim == 2
+    np.testing.assert_allclose(by_grpc, by_rest, atol=1e-5)
+    (alone,) = client.embed_grpc(server.grpc, FILES[1:2])
+    np.testing.assert_allclose(alone, by_grpc[1], atol=1e-5)
+
+
+def test_versions_and_labels(server, against_the_double):
+    first, second = server.features.values()
+    assert np.abs(first - second).max() > 0.01
+    for version, expected in (
+        ({}, second),
+        ({"version": 1}, first),
+        ({"label": "stable"}, first),
+        ({"label": "canary"}, second),
+    ):
+        for f1 in server.embed_both(FILES, **version):
+            np.testing.assert_allclose(f1, expected, atol=1e-5)
+    server.refuses("Unrecognized servable version label: a/b", FILES, label="a/b")
+    server.refuses("Servable not found", FILES, version=9)
+
+
+def test_a_broken_image_fails_alone(server):
+    before, _ = server.embed_both(FILES)
+    server.refuses("An image must be a whole JPEG", [b"no image"])
+    server.refuses(".", [BROKEN])
+    server.refuses(".", [FILES[0], BROKEN])
+    for f1 in server.embed_both(FILES):
+        np.testing.assert_allclose(f1, before, atol=1e-5)
+
+
+def test_the_clients_are_commands(server, paths):
+    for address, version in (
+        (f"--grpc={server.grpc}", []),
+        (f"--rest={server.rest}", ["--label=stable"] if server.features else []),
+    ):
+        done = subprocess.run(
+            [sys.executable, KIT / "client.py", address, *version, paths[0], paths[-1]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        numbers = r"\d+ numbers of norm [\d.]+: (-?\d+\.\d+ ){5}\.\.\."
+        assert re.fullmatch(f"{paths[0]}: {numbers}\n", done.stdout)
+        assert done.stderr.splitlines()[-1].startswith(f"{paths[-1]}: {address[7:]} answers ")
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "address", [f"--grpc={NOWHERE}", f"--rest=http://{NOWHERE}", "--rest=host"]
+)
+def test_without_a_server_there_is_a_sentence(paths, monkeypatch, address):
+    for module in (client, load):
+        with pytest.raises(
+            SystemExit, match=f"{address[7:]} (does not answer|answers UNAVAILABLE)"
+        ):
+            run_here(module, monkeypatch, address, paths[0])
+        with pytest.raises(SystemExit, match="No such file"):
+            run_here(module, monkeypatch, address, "missing.png")
+
+
+def test_the_wrong_port(server):
+    with pytest.raises(client.ServingError, match="is it the port for gRPC"):
+        client.embed_rest(f"http://{server.grpc}", FILES)
+
+
+def test_load_is_measured_right():
+    sent = []
+
+    def embed(files):
+        sent.append(files)
+        time.sleep(0.02)
+
+    result = load.measure(embed, [b"1", b"2", b"3"], concurrency=4, seconds=1, batch=2)
+    # 50 a second by each of four threads at most, fewer on a busy machine.
+    assert 0 < result["requests_per_second"] <= 204
+    assert result["images_per_second"] == 2 * result["requests_per_second"]
+    assert len(sent) > 1.05 * result["requests_per_second"]  # the rest was for warm-up
+    assert 20 <= result["latency_ms"]["p50"]
+    assert all(len(files) == 2 for files in sent) and {b"1", b"2", b"3"} == set(sum(sent, []))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_load(server, paths, monkeypatch, capsys, tmp_path, protocol):
+    address, file = f"--{protocol}={getattr(server, protocol)}", tmp_path / "load.json"
+    options = ("--concurrency=2", "--seconds=1", "--batch=2", f"--json={file}")
+    run_here(load, monkeypatch, address, *options, *paths[:3])
+    result, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert result["images_per_second"] == 2 * result["requests_per_second"] > 0
+    latencies = list(result["latency_ms"].values())
+    assert 0 < latencies[0] and latencies == sorted(latencies)
+    assert f"requests/s  {result['requests_per_second']:.1f}\n" in printed
+    assert result["errors"] == 0 and printed.endswith("errors      0\n")
+
+
+def test_load_counts_errors_apart(server, paths, monkeypatch, capsys):
+    options = ("--concurrency=1", "--seconds=0.5")
+    run_here(load, monkeypatch, f"--grpc={server.grpc}", *options, paths[0], paths[-1])
+    printed = capsys.readouterr().out
+    assert int(re.search(r"errors +(\d+)", printed)[1]) > 0
+    assert "INVALID_ARGUMENT" in printed.splitlines()[-1]
+    with pytest.raises(SystemExit, match="INVALID_ARGUMENT"):
+        run_here(load, monkeypatch, f"--grpc={server.grpc}", paths[-1])
+    with pytest.raises(SystemExit):
+        run_here(load, monkeypatch, f"--grpc={server.grpc}", "--concurrency=0", paths[0])
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_curl(server, paths):
+    def curl(*arguments):
+        return subprocess.run(
+            [KIT / "curl.sh", server.rest, *arguments], capture_output=True, text=True, check=False
+        )
+
+    version = {"label": "stable"} if server.features else {}
+    done = curl(paths[0], *(f"labels/{label}" for label in version.values()))
+    assert done.returncode == 0, done.stderr
+    state, signatures, answer = json_documents(done.stdout)
+    assert state["model_version_status"][0]["state"] == "AVAILABLE"
+    assert "encoded" in str(signatures["metadata"]["signature_def"])
+    expected = client.embed_rest(server.rest, FILES[:1], **version)
+    np.testing.assert_allclose(answer["predictions"], expected, atol=1e-5)
+    done = curl(paths[-1])
+    assert done.returncode == 22 and "error" in json_documents(done.stdout)[-1]
+    assert curl("missing.png").returncode == 1
+
+
+def json_documents(text):
+    documents = []
+    while text := text.lstrip():
+        document, end = json.JSONDecoder().raw_decode(text)
+        documents.append(document)
+        text = text[end:]
+    return documents
+
+
+def test_model_config():
+    config = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse((KIT / "models.config").read_text(), config)
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path) == (client.MODEL, "/models/amdim")
+    assert dict(model.version_labels) == LABELS
+    assert list(model.model_version_policy.specific.versions) == [1, 2]
+
+
+def test_batching_config():
+    text = (KIT / "batching.config").read_text()
+    assert text.endswith(batching_parameters())
+    # No package has the message BatchingParameters, which would parse it.
+    field = r'(\w+)(?:: \d+| \{ value: (?:\d+|"\w+") \})'
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert {re.fullmatch(field, line)[1] for line in lines} == {
+        "num_batch_threads",
+        "thread_pool_name",
+        "max_batch_size",
+        "allowed_batch_sizes",
+        "batch_timeout_micros",
+        "max_enqueued_batches",
+    }
+
+
+def test_containers(server, tmp_path):
+    """The script and the compose file start the same server, whose health can be asked."""
+    (service,) = yaml.safe_load((KIT / "compose.yml").read_text())["services"].values()
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    docker.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [KIT / "serve.sh", "."],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    arguments = done.stdout.splitlines()
+    image = arguments.index(service["image"])
+    assert arguments[image + 1 :] == service["command"]
+    assert f"{tmp_path}:/models/amdim:ro" in arguments and f"{KIT}:/kit:ro" in arguments
+    for flag in ("model_config_file", "batching_parameters_file"):
+        (path,) = (x.split("=")[1] for x in arguments if x.startswith(f"--{flag}="))
+        assert (KIT / pathlib.Path(path).relative_to("/kit")).exists()
+    command, *options, script = service["healthcheck"]["test"][1:]
+    for address, code in ((urllib.parse.urlsplit(server.rest).netloc, 0), (NOWHERE, 1)):
+        there = script.replace("127.0.0.1/8501", address.replace(":", "/"))
+        done = subprocess.run([command, *options, there], capture_output=True, check=False)
+        assert done.returncode == code
