@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import SIZES, Golden, named_variables, relative_error, to_keras
+from reference import SIZES, Golden, relative_error
 
+from amdim_tf.convert import named_variables, to_keras
 from amdim_tf.optimizer import AdamL2, WarmupStepDecay
 
 VIEWS = (1, 2)

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import GOLDEN, named_variables
+from reference import GOLDEN
 
 from amdim_tf.config import load_config
+from amdim_tf.convert import named_variables
 from amdim_tf.encoder import Encoder
 from amdim_tf.model import AMDIM
 from amdim_tf.optimizer import AdamL2
