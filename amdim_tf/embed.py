@@ -1,0 +1,41 @@
+"""The command `python -m amdim_tf.embed`: features f1 of a folder, a TFDS set or TFRecords.
+
+python -m amdim_tf.embed --encoder=RUN --folder=IMAGES --output=DIR
+python -m amdim_tf.embed --encoder=RUN --tfds=cifar10/test --output=FEATURES --runner=DirectRunner
+"""
+
+import shlex
+
+from absl import flags
+
+from amdim_tf import command
+from amdim_tf.bulk import WRITERS, Job, embed
+from amdim_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+SOURCES = ("folder", "tfds", "tfrecords")
+
+
+def main():
+    given = {name: FLAGS[name].value for name in SOURCES if FLAGS[name].value}
+    if len(given) != 1:
+        raise InputError(f"One of {', '.join(SOURCES)} must be given. Received: {given}")
+    ((source, path),) = given.items()
+    job = Job(FLAGS.encoder, FLAGS.output, FLAGS.format, source, path, FLAGS.data_dir)
+    broken = embed(job, FLAGS.runner, shlex.split(FLAGS.beam_options))
+    print(f"Wrote {FLAGS.output}.")
+    if broken:
+        print(f"{len(broken)} are no images that can be decoded: {', '.join(broken[:5])} ...")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("encoder", None, "run directory or version of an export", required=True)
+    flags.DEFINE_string("output", None, "folder to write to", required=True)
+    flags.DEFINE_string("folder", None, "images to embed: a folder")
+    flags.DEFINE_string("tfds", None, "images to embed: DATASET/SPLIT of TFDS")
+    flags.DEFINE_string("tfrecords", None, "images to embed: a pattern of files")
+    flags.DEFINE_string("data_dir", None, "where TFDS keeps prepared data")
+    flags.DEFINE_enum("format", "parquet", list(WRITERS), "of the files that are written")
+    flags.DEFINE_string("runner", None, "of Apache Beam; none of it by default")
+    flags.DEFINE_string("beam_options", "", "more options of Apache Beam")
+    command.run(main)
