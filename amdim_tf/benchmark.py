@@ -28,8 +28,9 @@ from amdim_tf.config import PRECISIONS, check_config, load_config
 from amdim_tf.distribution import check_batch, choose_strategy
 from amdim_tf.errors import InputError
 from amdim_tf.export import export
+from amdim_tf.files import write_json
 from amdim_tf.loading import load_encoder, load_preprocess
-from amdim_tf.run_directory import environment, write_json
+from amdim_tf.run_directory import environment
 from amdim_tf.train import build
 
 FLAGS = flags.FLAGS

@@ -1,12 +1,22 @@
 """Keras callbacks of a training run: progress, measurements and checkpoints."""
 
+import contextlib
 import json
+import os
+import shutil
+import signal
 import sys
+import threading
 import time
 
 import keras
 import tensorflow as tf
 from tqdm import tqdm
+
+from amdim_tf.errors import InputError, Stopped
+from amdim_tf.files import write_text
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Progress(keras.callbacks.Callback):
@@ -49,17 +59,26 @@ class Measurements(keras.callbacks.Callback):
         self.writes = writes
         self.path, self.every = path, every
         self.test_batches, self.epoch_steps = test_batches, epoch_steps
+        self.score = None, None  # the last step that was evaluated, and its accuracy
 
     def on_train_begin(self, logs=None):
         if self.writes:
-            self.lines = (self.path / "metrics.jsonl").open("a")
+            self.lines = (self.path / "metrics.jsonl").open("a+")
+            # What a crash left in the events may be measured again: they follow the lines.
+            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
             self.events = tf.summary.create_file_writer(str(self.path / "tensorboard"))
-        self._start_window()
+            self.lines.seek(0)
+            for line in map(json.loads, self.lines):
+                self._to_events(line.pop("step"), line)
+        self._start_clock()
+
+    def _start_clock(self):
+        self.model.waited = 0.0
+        self.started, self.steps = time.perf_counter(), 0
 
     def _start_window(self):
         self.model.reset_metrics()
-        self.model.waited = 0.0
-        self.started, self.steps = time.perf_counter(), 0
+        self._start_clock()
 
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step.numpy())
@@ -85,6 +104,7 @@ class Measurements(keras.callbacks.Callback):
         if self.writes:
             logs = self.model.measure(self.test_batches)
             self.write(step, {f"test_{name}": value for name, value in logs.items()})
+            self.score = step, logs["linear_accuracy"]
 
     def write(self, step, values):
         if not self.writes:
@@ -92,6 +112,10 @@ class Measurements(keras.callbacks.Callback):
         values = {name: float(value) for name, value in values.items()}
         self.lines.write(json.dumps({"step": step} | values) + "\n")
         self.lines.flush()
+        os.fsync(self.lines.fileno())
+        self._to_events(step, values)
+
+    def _to_events(self, step, values):
         with self.events.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
@@ -104,16 +128,105 @@ class Measurements(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves after each epoch and at the end."""
+    """Saves after each epoch, each `minutes`, at the end, and before a stop.
 
-    def __init__(self, manager, epoch_steps):
+    Of several workers all take part in a stop, and the one that has the `run` saves.
+
+    Args:
+        run: a `RunDirectory`, or none.
+        epoch_steps: steps of an epoch.
+        minutes: between checkpoints within an epoch.
+        measured: the `Measurements`, whose accuracy on test images tells the best checkpoint.
+    """
+
+    def __init__(self, run, epoch_steps, minutes, measured):
         super().__init__()
-        self.manager, self.epoch_steps = manager, epoch_steps
+        self.run, self.epoch_steps, self.measured = run, epoch_steps, measured
+        self.seconds, self.saved = 60 * minutes, time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.run:
+            self.run.restore_metrics(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step.numpy())
-        if step % self.epoch_steps == 0:
-            self.manager.save(step)
+        late = time.monotonic() - self.saved > self.seconds
+        if step % self.epoch_steps == 0 or late or self.model.stop:
+            self.save(step)
+        if self.model.stop:
+            raise Stopped(f"Stopped after step {step}: the same command goes on from there.")
 
     def on_train_end(self, logs=None):
-        self.manager.save(int(self.model.step.numpy()))
+        self.save(int(self.model.step.numpy()))
+
+    def save(self, step):
+        if self.run:
+            measured, score = self.measured.score
+            self.run.save(self.model, step, score if measured == step else None)
+        self.saved = time.monotonic()
+
+
+class BadNumbers(keras.callbacks.Callback):
+    """Ends a training of which `limit` updates in a row were left out, see `Classifier.update`."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def on_train_batch_end(self, batch, logs=None):
+        count = int(self.model.bad_steps.numpy())
+        if count >= self.limit:
+            step = int(self.model.step.numpy())
+            term = self.model.terms[int(self.model.bad_term.numpy())]
+            raise InputError(
+                f"{term} was not finite in the {count} steps up to step {step}, as many as "
+                "bad_steps allows. None of them changed a weight: the last checkpoint is good; try "
+                f"a smaller learning_rate. Received: learning_rate up to "
+                f"{float(self.model.optimizer.learning_rate):g}"
+            )
+
+
+class BadImages(keras.callbacks.Callback):
+    """Names the images that could not be used in a file, and ends a training of too many.
+
+    Args:
+        failures: a `datasets.Failures`.
+        path: of the file, if this process writes it.
+    """
+
+    def __init__(self, failures, path=None):
+        super().__init__()
+        self.failures, self.path, self.named = failures, path, 0
+
+    def on_train_begin(self, logs=None):
+        if self.path and self.path.exists():  # those of an earlier start count, too
+            for name in self.path.read_text().splitlines():
+                self.failures.add(name)
+
+    def on_train_batch_end(self, batch, logs=None):
+        names = self.failures.names
+        if self.path and len(names) > self.named:
+            write_text(self.path, "".join(f"{name}\n" for name in names))
+            self.named = len(names)
+        self.failures.check()
+
+
+@contextlib.contextmanager
+def stop_on_signals(model):
+    """Has SIGINT and SIGTERM ask `model` to stop after its step; a second signal ends at once."""
+
+    def ask(number, frame):
+        model.asked = True
+        for number in SIGNALS:
+            signal.signal(number, before[number])
+        print("\nStopping after this step; a second signal stops at once.", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python has signals in the main thread alone
+        return
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

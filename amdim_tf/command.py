@@ -8,9 +8,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from amdim_tf.config import DEFAULT_DATASET, fields, nearest
-from amdim_tf.errors import InputError
+from amdim_tf.errors import InputError, Stopped
 
 INTERRUPTED = 130
+# As sysexits.h has it: try again later, which goes on.
+STOPPED = 75
 
 
 def define_training_flags():
@@ -89,6 +91,11 @@ def run(main, choose_config=None):
         app.run(without_arguments, flags_parser=lambda argv: parse_flags(argv, choose_config))
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a missing permission
+        sys.exit(f"error: {error}. What was written before is whole")
+    except Stopped as stopped:
+        print(f"\n{stopped}")
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         print("\nInterrupted.")
         sys.exit(INTERRUPTED)

@@ -24,7 +24,7 @@ SOURCES = ("tfds", "folder", "photo_patches")
 OBJECTIVES = ("amdim", "supervised")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Fields that say how to compute, not what.
-MEANS = ("micro_batch", "score_megabytes", "log_every")
+MEANS = ("micro_batch", "score_megabytes", "log_every", "checkpoint_minutes", "bad_steps")
 # The config of TFDS sets that have none of their own.
 GENERIC = "tfds_image_classification"
 
@@ -85,6 +85,10 @@ def base_config():
             "decays": (250 / 300, 280 / 300),
             "decay_rate": 0.2,
             "seed": 0,
+            # Checkpoints are saved after each epoch, and whenever so much time has passed.
+            "checkpoint_minutes": 10.0,
+            # Steps in a row whose losses or gradients are not finite, after which training stops.
+            "bad_steps": 20,
             "log_every": 50,
             # Training images, at most, for what is fitted on features after training.
             "probe_images": 10000,
@@ -204,6 +208,8 @@ def check_config(config):
         "clip": 0,
         "micro_batch": 0,
         "score_megabytes": 1,
+        "checkpoint_minutes": 0,
+        "bad_steps": 1,
     }
     for name, value in least.items():
         if not config[name] >= value:

@@ -16,7 +16,8 @@ from absl import flags
 from amdim_tf import command, torch_file
 from amdim_tf.config import check_config, config_module, fields, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.run_directory import RunDirectory, latest_checkpoint, load_model, write_json
+from amdim_tf.files import write_json
+from amdim_tf.run_directory import RunDirectory, load_model
 from amdim_tf.train import build
 
 FLAGS = flags.FLAGS
@@ -74,10 +75,10 @@ def from_checkpoint(path, output, dataset=None):
     model.step.assign(step)
     model.optimizer.iterations.assign(step)
     run = RunDirectory(output, config)
-    if latest_checkpoint(output):
+    if run.checkpoints.steps():
         raise InputError(f"output must be a new directory. Received: {output}, a run already")
     write_json(run.path / "classes.json", [str(label) for label in range(classes)])
-    run.checkpoints(model).save(step)
+    run.save(model, step)
     return config
 
 

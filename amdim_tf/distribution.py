@@ -203,19 +203,6 @@ def first_image(batch):
     return tf.distribute.get_replica_context().replica_id_in_sync_group * batch
 
 
-def agree(gradients):
-    """`gradients`, but not finite where those of another replica are not.
-
-    Keras asks the first replica alone whether a step has to be skipped.
-    """
-    if replicas() == 1:
-        return gradients
-    finite = ops.all([ops.all(ops.isfinite(gradient)) for gradient in gradients])
-    everywhere = all_mean(ops.cast(finite, "float32")) == 1
-    first, *others = gradients
-    return [ops.where(everywhere, first, float("nan")), *others]
-
-
 def compiled(function):
     """`function` of nests of tensors, compiled by XLA."""
     return tf.function(function, jit_compile=True, autograph=False) if tf else function

@@ -1,4 +1,4 @@
-"""The one exception for input that a user can correct."""
+"""Exceptions that a command ends with, in one sentence."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     Commands print the message alone, without a traceback, and exit with a non-zero code.
     """
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and has saved where it was; the message says how to go on."""

@@ -11,13 +11,13 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from amdim_tf import command, datasets, pipeline, protocols
 from amdim_tf.config import check_config, fields, load_config
 from amdim_tf.errors import InputError
+from amdim_tf.files import write_json
 from amdim_tf.run_directory import (
     environment,
     load_model,
     read_config,
     read_result,
     run_config,
-    write_json,
 )
 
 FLAGS = flags.FLAGS

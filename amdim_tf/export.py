@@ -10,7 +10,6 @@ DIR/python-xla-1/                   with --xla: the same, compiled, for Python a
 
 import inspect
 import math
-import os
 import pathlib
 import shutil
 
@@ -22,6 +21,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 from amdim_tf import command, self_check
 from amdim_tf.config import fields
 from amdim_tf.errors import InputError
+from amdim_tf.files import sync, sync_all, write_json
 from amdim_tf.model_card import model_card
 from amdim_tf.preprocess import Preprocess, decode, some
 from amdim_tf.run_directory import (
@@ -32,7 +32,6 @@ from amdim_tf.run_directory import (
     read_result,
     run_config,
     values,
-    write_json,
 )
 
 FLAGS = flags.FLAGS
@@ -79,10 +78,10 @@ def export(model, config, folder, version=None, class_names=(), result=None, com
         unfinished = folder / f".{target.name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         write(model, config, unfinished, class_names, result, compiled)
-        sync(unfinished)
+        sync_all(unfinished)
         unfinished.rename(target)
         sync(folder)
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise InputError(
             f"output must be a folder that can be written: {error}. Received: output={folder}"
         ) from error
@@ -217,14 +216,6 @@ def batching_parameters():
     lines += [f"allowed_batch_sizes: {size}" for size in BATCH_SIZES]
     lines += ["batch_timeout_micros { value: 2000 }", "max_enqueued_batches { value: 100 }"]
     return "\n".join(lines) + "\n"
-
-
-def sync(folder):
-    """Has all that is in `folder` survive a loss of power."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
 
 
 def main():

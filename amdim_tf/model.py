@@ -11,8 +11,10 @@ from keras import ops
 
 from amdim_tf import distribution, multiscale
 from amdim_tf.accumulation import in_parts
+from amdim_tf.batch_norm import BatchNorm
 from amdim_tf.embeddings import Phi
 from amdim_tf.encoder import Encoder
+from amdim_tf.optimizer import guarded
 from amdim_tf.probes import NAMES, Probes, probe_losses
 
 
@@ -29,9 +31,15 @@ class Classifier(keras.Model):
         frozen: whether the encoder stays as it is, in inference mode: what the classifiers then
             learn measures it. Otherwise it is trained with them.
 
+    An update of which a loss or a gradient is not finite is left out: weights, moments and running
+    averages stay what they were.
+
     Attributes:
         to_views: a function to views (x1, x2), called before each training step.
         waited: seconds that training has waited for batches.
+        asked: whether this process was asked to stop.
+        stop: whether any process was, by the end of the last step.
+        bad_steps, bad_term: how many updates in a row were left out, and for which of `terms`.
     """
 
     def __init__(self, encoder, classes, frozen=False, **kwargs):
@@ -39,19 +47,29 @@ class Classifier(keras.Model):
         self.encoder, self.frozen = encoder, frozen
         self.to_views, self.waited = lambda x1, x2: (x1, x2), 0.0
         self.probes = Probes(classes, name="probes")
-        # Batches seen. The optimiser counts updates, which float16 skips where it overflows.
-        self.step = self.add_weight(
-            (),
-            "zeros",
-            "int64",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="step",
+        # `step` counts batches. The optimiser counts updates, of which some are left out.
+        self.step, self.bad_steps, self.bad_term = (
+            self.add_weight(
+                (),
+                "zeros",
+                "int64",
+                trainable=False,
+                aggregation="only_first_replica",
+                name=name,
+            )
+            for name in ("step", "bad_steps", "bad_term")
         )
+        self.asked = self.stop = False
         names = NAMES if classes else ()
         self.probe_means = means(*(f"{n}_{kind}" for n in names for kind in ("loss", "accuracy")))
+        self.skipped = keras.metrics.Mean("skipped")
         self.probes.build((None, encoder.nrkhs))
         self.built = True
+
+    def compile(self, optimizer="rmsprop", **kwargs):
+        if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = guarded(keras.optimizers.get(optimizer))
+        super().compile(optimizer=optimizer, **kwargs)
 
     def call(self, images, training=False):
         return self.probes(self.encoder(images, training=training)["f1"], training=training)
@@ -74,23 +92,28 @@ class Classifier(keras.Model):
 
         names = []
 
-        def from_batch(inputs, labels):
+        def from_batch(inputs, labels, stop):
             # Not compiled: XLA would give draws other values (TensorFlow issue 117644).
             draws = self.draw(ops.shape(labels)[0])
-            logs = train_step((self.to_views(*inputs), labels, *draws))
+            logs = train_step((self.to_views(*inputs), labels, *draws)) | {"stop": stop}
             names[:] = logs
             return ops.stack(list(logs.values()))  # replicas exchange one tensor, not a dozen
 
         @tf.function(autograph=False)
-        def step(data):
-            logs = strategy.reduce("MEAN", strategy.run(from_batch, data), axis=None)
+        def step(data, stop):
+            logs = strategy.reduce("MEAN", strategy.run(from_batch, (*data, stop)), axis=None)
             return dict(zip(names, ops.unstack(logs, len(names)), strict=True))
+
+        alone = distribution.worker(strategy).alone
 
         def train_function(iterator):
             started = time.perf_counter()
             data = next(iterator)
             self.waited += time.perf_counter() - started
-            return step(data)
+            logs = step(data, tf.constant(float(self.asked)))
+            stop = logs.pop("stop")
+            self.stop = self.asked if alone else float(stop) > 0
+            return logs
 
         self.train_function = train_function
 
@@ -103,6 +126,7 @@ class Classifier(keras.Model):
 
     def train_step(self, data):
         (x1, x2), labels = data
+        before = self.running_averages()
         images, labels = ops.concatenate([x1, x2]), ops.concatenate([labels, labels])
         with tf.GradientTape() as tape:
             f1 = self.encoder(images, training=not self.frozen, views=2)["f1"]
@@ -110,9 +134,9 @@ class Classifier(keras.Model):
             losses = probe_losses(labels, logits)
             total = sum(losses.values()) / distribution.replicas()
             total = self.optimizer.scale_loss(total)
-        self.update(tape.gradient(total, self.trained_variables))
-        self.measure_probes(labels, logits, losses)
-        return results(self.probe_means)
+        good = self.update(tape.gradient(total, self.trained_variables), losses, before)
+        self.measure_probes(labels, logits, losses, good)
+        return results(self.probe_means) | {"skipped": self.skipped.result()}
 
     def test_step(self, data):
         images, labels = data
@@ -120,6 +144,12 @@ class Classifier(keras.Model):
         losses = probe_losses(labels, logits)
         self.measure_probes(labels, logits, losses)
         return results(self.probe_means)
+
+    def running_averages(self):
+        """Values of what batch norm updates, [(variable, value)]."""
+        norms = [layer for layer in self._flatten_layers() if isinstance(layer, BatchNorm)]
+        averages = [average for norm in norms for average in norm.non_trainable_variables]
+        return [(average, tf.identity(average.value)) for average in averages]
 
     def measure(self, batches):
         """Losses and accuracies on `batches` (images, labels), as `evaluate` has them.
@@ -146,21 +176,48 @@ class Classifier(keras.Model):
         """What a training step changes by gradients."""
         return (self.probes if self.frozen else self).trainable_variables
 
-    def update(self, gradients):
-        """The end of a step: the `trained_variables` follow their `gradients`."""
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = distribution.agree(gradients)
-        self.optimizer.apply(gradients, self.trained_variables)
-        self.step.assign_add(1)
+    def update(self, gradients, losses, before):
+        """The end of a step: the `trained_variables` follow their `gradients`, if all is finite.
 
-    def measure_probes(self, labels, logits, losses):
-        """Counts the accuracy of `logits` {name: (B,classes)} on the images of known label."""
-        known = ops.cast(labels >= 0, "float32")
+        Args:
+            losses: {name: scalar}, of which the gradients are.
+            before: the `running_averages` before the step, to which they return otherwise.
+
+        Returns:
+            1.0 if the update was made, else 0.0.
+        """
+        self.terms = [*losses, "gradient", "batch norm"]
+        averages = [average for average, _ in before]
+        finite = [ops.all(ops.isfinite(loss)) for loss in losses.values()]
+        for part in (gradients, averages):
+            finite.append(ops.all([ops.all(ops.isfinite(x)) for x in part]))
+        # Of all replicas: Keras asks the first alone whether an update has to be left out.
+        finite = distribution.all_mean(ops.cast(ops.stack(finite), "float32")) == 1
+        good = ops.all(finite)
+        first, *others = gradients
+        first = ops.where(good, first, float("nan"))
+        self.optimizer.apply([first, *others], self.trained_variables)
+        for average, value in before:
+            average.assign(ops.where(good, average, value))
+        self.step.assign_add(1)
+        self.bad_steps.assign(ops.where(good, 0, self.bad_steps + 1))
+        self.bad_term.assign(ops.argmin(ops.cast(finite, "int32")))
+        good = ops.cast(good, "float32")
+        self.skipped.update_state(1 - good)
+        return good
+
+    def measure_probes(self, labels, logits, losses, good=1.0):
+        """Counts the accuracy of `logits` {name: (B,classes)} on the images of known label.
+
+        Those of a step that was not `good` do not count.
+        """
+        known = good * ops.cast(labels >= 0, "float32")
         for name in logits:
             hits = keras.metrics.sparse_categorical_accuracy(labels, logits[name])
             self.probe_means[f"{name}_accuracy"].update_state(hits, known)
             # Weighted, so that a smaller last batch of the test set counts by its images.
-            self.probe_means[f"{name}_loss"].update_state(losses[name], ops.sum(known))
+            loss = ops.where(good == 1, losses[name], 0)
+            self.probe_means[f"{name}_loss"].update_state(loss, ops.sum(known))
 
 
 class AMDIM(Classifier):
@@ -336,6 +393,7 @@ class AMDIM(Classifier):
 
     def train_step(self, data):
         (x1, x2), labels, locations = data
+        before = self.running_averages()
         batch = ops.shape(x1)[0]
         labels = ops.concatenate([labels, labels])
         with tf.GradientTape() as tape:
@@ -346,7 +404,9 @@ class AMDIM(Classifier):
             # One sum trains both: no gradient of the probes reaches f1. Replicas' gradients add up.
             trained = (total + sum(of_probes.values())) / distribution.replicas()
             trained = self.optimizer.scale_loss(trained)
-        self.update(tape.gradient(trained, self.trained_variables))
+        terms = {f"nce_{name}": loss for name, loss in losses.items()} | {"regulariser": penalty}
+        terms |= {f"{name}_loss": loss for name, loss in of_probes.items()}
+        good = self.update(tape.gradient(trained, self.trained_variables), terms, before)
 
         values = {"loss": total, "regulariser": penalty}
         for n, m in self.tasks:
@@ -356,9 +416,10 @@ class AMDIM(Classifier):
                 loss, batch * distribution.replicas(), m
             )
         for name, value in values.items():
-            self.objective_means[name].update_state(value)
-        self.measure_probes(labels, logits, of_probes)
-        return results(self.objective_means) | results(self.probe_means)
+            self.objective_means[name].update_state(ops.where(good == 1, value, 0), good)
+        self.measure_probes(labels, logits, of_probes, good)
+        logs = results(self.objective_means) | results(self.probe_means)
+        return logs | {"skipped": self.skipped.result()}
 
 
 def build_model(config, classes, dtype=None):

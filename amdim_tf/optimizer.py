@@ -44,6 +44,16 @@ class AdamL2(keras.optimizers.Adam):
         return super().get_config() | {"l2": self.l2}
 
 
+def guarded(optimizer, scale=1.0, growth_steps=2**30):
+    """`optimizer`, that leaves out updates whose gradients are not finite.
+
+    Args:
+        scale: of the loss, against underflow in float16; halved when an update is left out.
+        growth_steps: updates after which the scale is doubled; by default never.
+    """
+    return keras.optimizers.LossScaleOptimizer(optimizer, scale, growth_steps)
+
+
 @keras.saving.register_keras_serializable("amdim_tf")
 class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Rises linearly to `peak` over `warmup` updates, and falls by `rate` at each of `decays`.

@@ -4,9 +4,11 @@ config.json     what is trained
 classes.json    names of the classes, in order of their labels
 metrics.jsonl   one line per measurement, with its step
 tensorboard/    the same for TensorBoard
-checkpoints/    weights, optimiser and random state
+checkpoints/    weights, optimiser, metrics so far and random state, see `amdim_tf.checkpoints`
+starts.jsonl    when, at which step, by what command and with which versions training started
 encoder.keras   the encoder for Keras
 export/1/       the encoder for TF Serving
+bad_images.txt  names of images that could not be used, if any
 result.json     accuracies and how they were obtained; written last
 """
 
@@ -14,18 +16,23 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import sys
+import time
 
 import keras
 import tensorflow as tf
 
+from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.config import MEANS, fields, load_config
+from amdim_tf.distribution import worker
 from amdim_tf.errors import InputError
+from amdim_tf.files import write_json, write_text
 from amdim_tf.model import build_model
 
-KEPT_CHECKPOINTS = 2
 # Of an export: what it was exported from.
 METADATA = "assets.extra/amdim.json"
+CHECKPOINTS = "checkpoints"
 
 
 class RunDirectory:
@@ -38,6 +45,7 @@ class RunDirectory:
 
     def __init__(self, path, config):
         self.path = pathlib.Path(path)
+        self.checkpoints = Checkpoints(self.path / CHECKPOINTS)
         config_path = self.path / "config.json"
         config = fields(config)
         try:
@@ -65,17 +73,29 @@ class RunDirectory:
                 "name another --workdir, or the same configuration to go on"
             )
 
-    def checkpoints(self, model):
-        """A manager that saves `model`, compiled and built, and its optimiser."""
-        return tf.train.CheckpointManager(
-            tf.train.Checkpoint(
-                encoder=values(model.encoder),
-                model=values(model),
-                optimizer=values(model.optimizer),
-            ),
-            str(self.path / "checkpoints"),
-            max_to_keep=KEPT_CHECKPOINTS,
-        )
+    def save(self, model, step, score=None):
+        """Saves `model`, compiled and built, its optimiser, and its metrics so far."""
+        self.checkpoints.save(step, tf.train.Checkpoint(**_parts(model)), score)
+
+    def restore(self, model):
+        """Makes `model` that of the newest whole checkpoint, if there is any; returns its step."""
+        step, self.restored = self.checkpoints.newest()
+        if self.restored:
+            parts = {name: part for name, part in _parts(model).items() if name != "metrics"}
+            saved = tf.train.Checkpoint(**parts).read(self.restored).expect_partial()
+            saved.assert_existing_objects_matched()
+        return step
+
+    def restore_metrics(self, model):
+        """The metrics since the last line, which Keras sets back when it begins to `fit`."""
+        metrics = _parts(model).get("metrics")
+        if self.restored and metrics:
+            tf.train.Checkpoint(metrics=metrics).read(self.restored).expect_partial()
+
+    def record_start(self, step):
+        """Adds to starts.jsonl with what, and at which step, training starts."""
+        with (self.path / "starts.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "time": time.time()} | environment()) + "\n")
 
     def forget_metrics_after(self, step):
         """Drops the lines of metrics.jsonl later than `step`, which will be measured again."""
@@ -84,6 +104,17 @@ class RunDirectory:
             lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if is_whole(line) and json.loads(line)["step"] <= step]
             write_text(path, "".join(kept))
+
+
+def erase(path):
+    """Removes the run in `path`, if there is one.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if pathlib.Path(path).exists():
+        read_config(path)
+        shutil.rmtree(path)
 
 
 def read_config(path):
@@ -129,11 +160,6 @@ def read_result(path):
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def latest_checkpoint(path):
-    """The prefix of the last checkpoint of the run in `path`, if it has one."""
-    return tf.train.latest_checkpoint(str(pathlib.Path(path) / "checkpoints"))
-
-
 def load_model(path, dtype="float32"):
     """The model of the run in `path` at its last checkpoint, and its training step.
 
@@ -143,23 +169,31 @@ def load_model(path, dtype="float32"):
             classifiers, which are of float32 at least.
 
     Raises:
-        InputError: no run, or one without a checkpoint.
+        InputError: no run, or one without a whole checkpoint.
     """
     config = run_config(path)
-    checkpoint = latest_checkpoint(path)
-    if checkpoint is None:
+    step, prefix = Checkpoints(pathlib.Path(path) / CHECKPOINTS).newest()
+    if prefix is None:
         raise InputError(
             f"workdir must hold a checkpoint, which training writes after each epoch and when it "
             f"stops. Received: workdir={path}"
         )
     model = build_model(config, len(read_class_names(path)), "float32")
     saved = tf.train.Checkpoint(model=values(model))
-    saved.restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    saved.read(prefix).expect_partial().assert_existing_objects_matched()
     if dtype != "float32":
         exact, model = model, build_model(config, len(read_class_names(path)), dtype)
         for variable, value in zip(model.variables, exact.variables, strict=True):
             variable.assign(value)
-    return model, int(checkpoint.rsplit("-", 1)[1])
+    return model, step
+
+
+def _parts(model):
+    """What a checkpoint holds of `model`."""
+    parts = {"model": values(model), "optimizer": values(model.optimizer)}
+    if worker(model.distribute_strategy).alone:  # else reading them would wait for the others
+        parts["metrics"] = [variable.value for variable in model.metrics_variables]
+    return parts
 
 
 def values(owner):
@@ -200,14 +234,3 @@ def hardware():
 
 def is_whole(line):
     return line.endswith("}\n")
-
-
-def write_json(path, value):
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path, text):
-    """Replaces `path` by `text` so that a crash leaves either the old file or the new one."""
-    beside = path.with_name(f".{path.name}.unfinished")
-    beside.write_text(text)
-    os.replace(beside, path)

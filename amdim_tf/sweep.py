@@ -11,7 +11,7 @@ from scipy import stats
 from amdim_tf import command, datasets
 from amdim_tf.config import VARIANTS, apply_variant, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.run_directory import write_text
+from amdim_tf.files import write_text
 from amdim_tf.train import run_name, train
 
 FLAGS = flags.FLAGS

@@ -9,20 +9,28 @@ import tensorflow as tf
 from absl import flags
 
 from amdim_tf import command, datasets, pipeline, protocols
-from amdim_tf.callbacks import Checkpoints, Measurements, Progress
+from amdim_tf.callbacks import (
+    BadImages,
+    BadNumbers,
+    Checkpoints,
+    Measurements,
+    Progress,
+    stop_on_signals,
+)
 from amdim_tf.config import VARIANTS, check_config, fields, load_config
 from amdim_tf.distribution import check_agreement, check_batch, choose_strategy, replicas, worker
-from amdim_tf.errors import InputError
+from amdim_tf.errors import InputError, Stopped
 from amdim_tf.export import export
+from amdim_tf.files import write_json
 from amdim_tf.model import build_model
-from amdim_tf.optimizer import AdamL2, WarmupStepDecay
+from amdim_tf.optimizer import AdamL2, WarmupStepDecay, guarded
 from amdim_tf.run_directory import (
     RunDirectory,
     environment,
+    erase,
     hardware,
     load_model,
     read_result,
-    write_json,
 )
 
 FLAGS = flags.FLAGS
@@ -37,6 +45,7 @@ def train(
     strategy="auto",
     xla="auto",
     views_on="host",
+    overwrite=False,
 ):
     """Trains, measures and exports an encoder, or goes on where an earlier run of it stopped.
 
@@ -49,13 +58,14 @@ def train(
         xla: "on" or "off" for the compiler; "auto" for accelerators alone, since on a CPU it loses
             to oneDNN's convolutions.
         views_on: "host", beside the training steps, or "accelerator", before each of them.
+        overwrite: whether to remove a run that is in `workdir`, and start anew.
 
     Returns:
         What result.json holds: accuracies, config, hardware, versions and time.
 
     Raises:
         InputError: input that a user can correct.
-        KeyboardInterrupt: after a checkpoint was saved.
+        Stopped: by SIGINT or SIGTERM, after a checkpoint was saved.
     """
     started = time.time()
     check_config(config)
@@ -71,6 +81,8 @@ def train(
     epoch_steps = pipeline.steps_per_epoch(data, config)
     last_step = config.steps or config.epochs * epoch_steps
     # The chief makes the directory, and the others then find it.
+    if overwrite and me.chief:
+        erase(workdir)
     run = RunDirectory(workdir, config) if me.chief else None
     check_agreement(strategy, f"{data.train.size} images, {fields(config)}")
     run = run or RunDirectory(workdir, config)
@@ -82,18 +94,20 @@ def train(
 
     with strategy.scope():
         model = build(config, len(data.class_names), last_step, compiled)
-    checkpoints = run.checkpoints(model)
-    checkpoints.restore_or_initialize()
-    first_step = int(model.step.numpy())
+        first_step = run.restore(model)
     test = data.test and pipeline.test_batches(data, data.test, config)
-    callbacks = [Measurements(run.path, config.log_every, test, epoch_steps, me.chief)]
+    measured = Measurements(run.path, config.log_every, test, epoch_steps, me.chief)
+    callbacks = [
+        measured,
+        Checkpoints(me.chief and run, epoch_steps, config.checkpoint_minutes, measured),
+        BadNumbers(config.bad_steps),
+        BadImages(data.failures, run.path / "bad_images.txt" if me.chief else None),
+    ]
     if me.chief:
         run.forget_metrics_after(first_step)
+        run.record_start(first_step)
         print(plan(config, data, model, first_step, last_step, run.path))
-        callbacks += [
-            Progress(config.batch_size, first_step, last_step),
-            Checkpoints(checkpoints, epoch_steps),
-        ]
+        callbacks.insert(0, Progress(config.batch_size, first_step, last_step))
 
     to_views = pipeline.views_of(data, config)
     if views_on == "accelerator":
@@ -105,16 +119,16 @@ def train(
     check_agreement(strategy, f"step {first_step}")
     if first_step < last_step:
         try:
-            model.fit(
-                batches() if me.alone else strategy.distribute_datasets_from_function(batches),
-                steps_per_epoch=last_step - first_step,
-                shuffle=False,
-                verbose=0,
-                callbacks=callbacks,
-            )
-        except KeyboardInterrupt:
-            if me.chief:
-                checkpoints.save(int(model.step.numpy()))
+            with stop_on_signals(model):
+                model.fit(
+                    batches() if me.alone else strategy.distribute_datasets_from_function(batches),
+                    steps_per_epoch=last_step - first_step,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=callbacks,
+                )
+        except Stopped:
+            check_agreement(strategy, "stopped")  # not before the chief has saved
             raise
     if not me.chief:
         check_agreement(strategy, FINISHED)  # one that ended before would end the chief, too
@@ -159,7 +173,7 @@ def build(config, classes, last_step, compiled=False):
     )
     optimizer = AdamL2(schedule, config.l2)
     if config.precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer = guarded(optimizer, scale=2.0**15, growth_steps=2000)
     model.compile(optimizer=optimizer, jit_compile=compiled and not regions)
     model.optimizer.build(model.trainable_variables)
     return model
@@ -251,9 +265,10 @@ def main():
             strategy=FLAGS.strategy,
             xla=FLAGS.xla,
             views_on=FLAGS.views_on,
+            overwrite=FLAGS.overwrite,
         )
     except KeyboardInterrupt:
-        if (workdir / "checkpoints" / "checkpoint").exists():
+        if any((workdir / "checkpoints").glob("[0-9]*")):
             print(f"\nA checkpoint is in {workdir}: the same command goes on from there.")
         raise
 
@@ -267,5 +282,6 @@ if __name__ == "__main__":
     flags.DEFINE_enum("xla", "auto", ["auto", "on", "off"], "compile the training step by XLA")
     flags.DEFINE_enum("views_on", "host", ["host", "accelerator"], "where views are made")
     flags.DEFINE_string("workdir", None, "run directory; a name in runs/ if none")
+    flags.DEFINE_bool("overwrite", False, "remove the run in workdir and start anew")
     flags.DEFINE_integer("seed", None, "of weights, order of the data, views and locations")
     command.run(main, load_config)

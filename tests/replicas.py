@@ -18,9 +18,14 @@ BATCH, STEPS = 8, 10
 
 
 def weights_after_training(strategy, case):
-    """Logs and weights; `case` names xla (compiled regions), bn (inside, too), micro (batches)."""
+    """Logs and weights; `case` names xla (compiled regions), bn (inside, too), micro (batches).
+
+    And nan: an image of the fourth batch is not a number, which the last replica sees.
+    """
     generator = np.random.default_rng(0)
     x1, x2 = generator.normal(size=(2, BATCH * STEPS, 32, 32, 3))
+    if "nan" in case:
+        x1[4 * BATCH - 1] = np.nan
     labels = np.full(BATCH * STEPS, -1)
 
     def batches(context):
@@ -44,7 +49,8 @@ def weights_after_training(strategy, case):
             model.divide("xla" in case, 2 * ("micro" in case))
     logs = model.fit(data, steps_per_epoch=STEPS, verbose=0, shuffle=False).history
     values = {
-        name: np.array(logs[name]) for name in ("loss", "regulariser", "nce_5-5", "bound_1-7")
+        name: np.array(logs[name])
+        for name in ("loss", "regulariser", "nce_5-5", "bound_1-7", "skipped")
     }
     weights = [w for part in (model.encoder, model.phi5, model.phi7) for w in part.weights]
     # Paths differ by the number that Keras gives the model.

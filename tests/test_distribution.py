@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -16,6 +18,8 @@ import tensorflow as tf
 from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 
 from amdim_tf import datasets, pipeline
+from amdim_tf.checkpoints import Checkpoints
+from amdim_tf.command import STOPPED
 from amdim_tf.config import load_config
 from amdim_tf.distribution import Worker, check_batch, choose_strategy, cluster
 from amdim_tf.errors import InputError
@@ -24,7 +28,7 @@ from amdim_tf.train import train
 
 def test_replicas_and_regions_change_nothing(tmp_path):
     """Losses, statistics of batch norm and weights after 10 steps, also with batch norm inside."""
-    cases = {"cpu:2": ["plain", "xla-micro"], "cpu:4": ["xla", "bn"], "multiworker": ["xla"]}
+    cases = {"cpu:2": ["nan", "xla-micro"], "cpu:4": ["xla", "bn"], "multiworker": ["xla"]}
 
     def start(strategy, name, **options):
         command = [sys.executable, replicas.__file__, str(tmp_path / f"{name}.npz")]
@@ -37,13 +41,18 @@ def test_replicas_and_regions_change_nothing(tmp_path):
     started["multiworker"] = start("multiworker", "multiworker", env=first)
     other = start("multiworker", "other", env=second)
     one_device = tf.distribute.get_strategy()
-    plain, with_bn = (replicas.weights_after_training(one_device, case) for case in ("plain", "bn"))
+    expected = {
+        case: replicas.weights_after_training(one_device, case) for case in ("plain", "bn", "nan")
+    }
+    assert expected["nan"]["skipped"].mean() == pytest.approx(0.1)  # one step of ten
+    for values in expected.values():
+        assert all(np.isfinite(value).all() for value in values.values())
     for strategy, names in cases.items():
         _, errors = started[strategy].communicate(timeout=900)
         assert started[strategy].returncode == 0, errors
         values = dict(np.load(tmp_path / f"{strategy}.npz"))
         for case in names:
-            for name, value in (with_bn if "bn" in case else plain).items():
+            for name, value in expected.get(case, expected["plain"]).items():
                 difference = np.abs(values[f"{case}:{name}"] - value).max()
                 # Biases before a batch norm are rounding noise.
                 assert difference <= 1e-5 * max(np.abs(value).max(), 1e-2), (strategy, case, name)
@@ -68,7 +77,8 @@ def workers_here(size):
 
 
 def test_the_command_compiled_on_two_replicas_and_by_two_workers(tmp_path):
-    fields = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 1, "steps": 3}
+    """The workers are stopped in the middle, by a signal to one of them, and started again."""
+    fields = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 1, "steps": 12}
     arguments = [f"--config.{name}={value}" for name, value in fields.items()]
 
     def start(name, *flags, **environment):
@@ -82,6 +92,17 @@ def test_the_command_compiled_on_two_replicas_and_by_two_workers(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    workers = [start("workers", **environment) for environment in workers_here(2)]
+    while not (tmp_path / "workers" / "metrics.jsonl").exists() and workers[0].poll() is None:
+        time.sleep(0.1)
+    workers[1].send_signal(signal.SIGTERM)  # of which the other learns by the next step
+    for process in workers:
+        output, errors = process.communicate(timeout=600)
+        assert process.returncode == STOPPED, errors
+        step = int(re.search(r"Stopped after step (\d+): the same command", output)[1])
+        assert 0 < step < 12
+    assert Checkpoints(tmp_path / "workers" / "checkpoints").newest()[0] == step
 
     processes = [start("two", "--strategy=cpu:2", "--views_on=accelerator")]
     processes += [start("workers", **environment) for environment in workers_here(2)]

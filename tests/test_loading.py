@@ -11,7 +11,8 @@ import tensorflow as tf
 from amdim_tf import InputError, Preprocess, load_encoder, load_preprocess
 from amdim_tf.config import load_config
 from amdim_tf.export import export
-from amdim_tf.run_directory import RunDirectory, write_json
+from amdim_tf.files import write_json
+from amdim_tf.run_directory import RunDirectory
 from amdim_tf.train import build
 from amdim_tf.views import center, normalize
 
@@ -29,7 +30,7 @@ def saved(tmp_path_factory):
     for variable in model.encoder.variables:  # none is left as it was drawn
         noise = GENERATOR.uniform(0, 0.01, variable.shape).astype("float32")
         variable.assign(variable + noise)
-    RunDirectory(run, config).checkpoints(model).save(1)
+    RunDirectory(run, config).save(model, 1)
     write_json(run / "classes.json", ["a", "b", "c"])
     model.encoder.save(run / "encoder.keras")
     return model.encoder, [run, run / "encoder.keras", export(model, config, run / "export")]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import callbacks
 from amdim_tf.config import base_config, check_config, load_config, nearest
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
-from amdim_tf.run_directory import RunDirectory, load_model, write_json
+from amdim_tf.files import write_json
+from amdim_tf.run_directory import RunDirectory, load_model
 from amdim_tf.train import build, train
 
 SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 2, "probe_images": 1000}
@@ -71,8 +71,8 @@ def test_a_checkpoint_holds_every_variable(tmp_path):
         for variable in owner.variables:
             values = generator.integers(0, 1000, variable.shape)
             variable.assign(values.astype(variable.dtype))
-    run.checkpoints(models[0]).save(1)
-    run.checkpoints(models[1]).restore_or_initialize()
+    run.save(models[0], 1)
+    assert run.restore(models[1]) == 1
     write_json(tmp_path / "classes.json", ["a", "b", "c"])
     model, step = load_model(tmp_path)
     assert step == 1 and len(model.encoder.variables) > 30
@@ -99,33 +99,6 @@ def test_another_configuration_is_refused(finished):
     ):
         train(small(steps=7, l2=0.1), path)
     assert files(path) == before
-
-
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch):
-    path, _ = finished
-
-    def interrupt(self, batch, logs=None):
-        if batch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_train_batch_end", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(small(steps=6), tmp_path)
-    assert not (tmp_path / "result.json").exists()
-    # A line that a crash cut off, and one later than the checkpoint.
-    with open(tmp_path / "metrics.jsonl", "a") as lines:
-        lines.write('{"step": 4, "loss": 1.0}\n{"step": 6, "lo')
-    train(small(steps=6), tmp_path)
-
-    weights = [
-        keras.models.load_model(folder / "encoder.keras").get_weights()
-        for folder in (path, tmp_path)
-    ]
-    for ours, theirs in zip(*weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 4, 6]
 
 
 @pytest.mark.parametrize("content", [None, "{"])
