@@ -24,7 +24,14 @@ SOURCES = ("tfds", "folder", "photo_patches")
 OBJECTIVES = ("amdim", "supervised")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Fields that say how to compute, not what.
-MEANS = ("micro_batch", "score_megabytes", "log_every", "checkpoint_minutes", "bad_steps")
+MEANS = (
+    "micro_batch",
+    "score_megabytes",
+    "log_every",
+    "checkpoint_minutes",
+    "bad_steps",
+    "bad_images",
+)
 # The config of TFDS sets that have none of their own.
 GENERIC = "tfds_image_classification"
 
@@ -90,6 +97,8 @@ def base_config():
             # Steps in a row whose losses or gradients are not finite, after which training stops.
             "bad_steps": 20,
             "log_every": 50,
+            # The part of the training images that may be bad; more of them end the run.
+            "bad_images": 0.01,
             # Training images, at most, for what is fitted on features after training.
             "probe_images": 10000,
             # Classifiers from scratch on augmented images.
@@ -217,6 +226,8 @@ def check_config(config):
     for name in ("learning_rate", "decay_rate", "probe_learning_rate"):
         if not 0 < config[name] < float("inf"):
             raise InputError(f"{name} must be positive. Received: {name}={config[name]}")
+    if not 0 <= config.bad_images <= 1:
+        raise InputError(f"bad_images must lie in 0..1. Received: bad_images={config.bad_images}")
     for name in ("mean", "std"):
         if (
             len(config[name]) != 3

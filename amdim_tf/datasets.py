@@ -1,7 +1,11 @@
 """Data sets: a name becomes uint8 images with labels, for training and for testing."""
 
 import dataclasses
+import hashlib
+import os
 import pathlib
+import sys
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from amdim_tf.config import known_configs, nearest
 from amdim_tf.errors import InputError
+from amdim_tf.preprocess import decode, plausible
 
 PHOTOGRAPHS = (
     "astronaut",
@@ -34,13 +39,49 @@ FLAT = 4
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 UNLABELLED = -1
 
+# Records that are shuffled together in memory, and the places of a larger set they come from.
+GROUP_BYTES = 2**30
+GROUP_BLOCKS = 16
+SHUFFLE_WINDOW = 16384
+# Of a record of TFDS.
+PARSED = {
+    "image": tf.io.FixedLenFeature((), tf.string),
+    "label": tf.io.FixedLenFeature((), tf.int64),
+}
+# Bad images that are named on the screen while a run goes on.
+SHOWN = 10
+# Labels of larger splits are not read before training.
+SMALL_BYTES = 2**28
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Records of a data set, in a fixed order: `examples` yields (record, label () int64)."""
+    """Records of a data set, in a fixed order: `examples` yields (record, label () int64).
+
+    `order`, of a seed and a place as those of `shuffled`, is how records are read that need not be
+    read from the first on.
+    """
 
     examples: tf.data.Dataset
     size: int
+    order: Callable | None = None
+
+    def shuffled(self, seed, first):
+        """The examples from the place `first` on in the order that `seed` draws, once each.
+
+        To be called in a function that `tf.data` maps.
+
+        Args:
+            seed: (2,) int64, such as (seed, epoch).
+            first: () int64. With an `order`, no example costs more to start at than another.
+        """
+        if self.order:
+            return self.order(seed, first)
+        # The order depends on this function's own seed as well, which would else be the global one.
+        tf.compat.v1.set_random_seed(1)
+        seed = tf.random.stateless_uniform((), _fold(seed, 0), None, None, tf.int64, "philox")
+        window = min(SHUFFLE_WINDOW, self.size)
+        return self.examples.shuffle(window, seed, reshuffle_each_iteration=False).skip(first)
 
     def labels(self):
         """All labels (size,), without decoding an image."""
@@ -58,6 +99,149 @@ class Split:
         return Split(examples, int(np.sum(chosen)))
 
 
+def in_memory(records, labels):
+    """The `Split` of `records` (N,...) and `labels` (N,), arrays or lists."""
+    with tf.device("CPU"):
+        examples = tf.constant(records), tf.constant(labels, tf.int64)
+
+    def order(seed, first):
+        return _shuffled(examples, _fold(seed, 0), first, lambda *example: example)
+
+    return Split(tf.data.Dataset.from_tensor_slices(examples), len(labels), order)
+
+
+def in_files(examples, instructions, parse):
+    """The `Split` of the records in TFRecord files.
+
+    Its order is one of blocks of consecutive records. The blocks are read group by group, and a
+    group is shuffled as a whole: to start anywhere is to read one group. A set that fits into one
+    group is thus shuffled as a whole; of a larger one, two groups are in memory.
+
+    Args:
+        examples: of the split in its fixed order.
+        instructions: TFDS's, each with the `filename`, how many records to `skip` and to `take`.
+        parse: of a serialised record () string, to the example (record, label).
+    """
+    size = sum(one.take for one in instructions)
+    groups = -(-sum(map(_bytes, instructions)) // GROUP_BYTES)
+    # What lies before a block has to be skipped, so blocks are as long as a good mixture allows.
+    length = size / (groups * GROUP_BLOCKS) if groups > 1 else size
+    blocks = []
+    for one in instructions:
+        starts = np.linspace(0, one.take, max(1, round(one.take / length)) + 1).astype("int64")
+        for start, end in zip(starts[:-1], starts[1:], strict=True):
+            blocks.append((str(one.filename), one.skip + start, end - start))
+    files, skips, takes = (np.array(column) for column in zip(*blocks, strict=True))
+    together = -(-len(blocks) // groups)
+
+    def read(file, skip, take):
+        return tf.data.TFRecordDataset(file).skip(skip).take(take)
+
+    def load(number, group):
+        # Which records are neighbours in memory does not matter, but it must always be the same.
+        records = tf.data.Dataset.from_tensor_slices(group).interleave(
+            read, cycle_length=GROUP_BLOCKS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        # A file that lacks records would move all others to other steps.
+        count = tf.reduce_sum(group[-1])
+        whole = records.apply(tf.data.experimental.assert_cardinality(count)).batch(count)
+        return whole.map(lambda records: (number, records))
+
+    def order(seed, first):
+        places = _permutation(len(blocks), _fold(seed, 0))
+        drawn = [tf.gather(column, places) for column in (files, skips, takes)]
+        starts = tf.cumsum(drawn[-1], exclusive=True)[::together]
+        group = tf.searchsorted(starts, [first], side="right", out_type=tf.int64)[0] - 1
+        return (
+            tf.data.Dataset.from_tensor_slices(tuple(drawn))
+            .skip(group * together)
+            .batch(together)
+            .enumerate(group)
+            .flat_map(load)
+            .prefetch(1)
+            .flat_map(
+                lambda number, records: _shuffled(
+                    [records],
+                    _fold(seed, number + 1),
+                    tf.maximum(first - tf.gather(starts, number), 0),
+                    parse,
+                )
+            )
+        )
+
+    return Split(examples, size, order)
+
+
+def _bytes(instruction):
+    """Of the records that TFDS's `instruction` takes from a file, about."""
+    length = tf.io.gfile.stat(str(instruction.filename)).length
+    return length * instruction.take // instruction.examples_in_shard
+
+
+def _fold(seed, number):
+    """Another seed (2,) for each `number`; those of the views are left alone."""
+    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), number)
+
+
+def _permutation(count, seed):
+    places = tf.range(tf.cast(count, tf.int64))
+    return tf.random.experimental.stateless_shuffle(places, seed, "philox")
+
+
+def _shuffled(columns, seed, first, example):
+    """The dataset of `example(*row)` from the place `first` of the order of rows on.
+
+    `columns` are tensors (N,...), and a row is an entry of each.
+    """
+    places = _permutation(tf.shape(columns[0])[0], seed)[first:]
+    return tf.data.Dataset.from_tensor_slices(places).map(
+        lambda place: example(*(tf.gather(column, place) for column in columns))
+    )
+
+
+class Failures:
+    """The images that could not be used: `names`, each once, in the order they were met.
+
+    Any thread may `add` to them; the first few are named on stderr, too. Of several workers each
+    knows those that it met.
+
+    Args:
+        images: the number of training images.
+        allowed: the part of them that may be bad.
+    """
+
+    def __init__(self, images, allowed):
+        self.images, self.allowed = images, allowed
+        self._names, self._lock = {}, threading.Lock()
+
+    @property
+    def names(self):
+        with self._lock:
+            return list(self._names)
+
+    def add(self, name):
+        """Notes that the image `name` is bad, unless that is known."""
+        with self._lock:
+            if name not in self._names and len(self._names) < SHOWN:
+                print(f"Skipped a bad image: {name}", file=sys.stderr, flush=True)
+            self._names[name] = True
+
+    def check(self):
+        """Raises `InputError` if more images are bad than are allowed to be."""
+        names = self.names
+        if len(names) > self.allowed * self.images:
+            raise InputError(
+                f"bad_images={self.allowed:g} is the part of the {self.images} training images "
+                f"that may be bad. Received: {len(names)} that cannot be decoded or have no valid "
+                f"label, first {', '.join(names[:5])}"
+            )
+
+
+def fingerprint(record):
+    """A name for the bytes of an image that has no other."""
+    return f"{len(record)} bytes with SHA-256 {hashlib.sha256(record).hexdigest()}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """A data set.
@@ -66,7 +250,8 @@ class Data:
     name, which `read` makes bytes. `decode` makes a record an image (H,W,3) uint8, of the same
     `image_shape` (H,W) for all, or of any, (None, None). The label of images without class is -1;
     without classes `probe` and `test` are None. `note` says what was done to the images so that
-    they fit, if anything.
+    they fit, if anything. Images that turn out to be bad are known to `failures`, by the `name` of
+    the bytes of their record.
     """
 
     train: Split
@@ -77,6 +262,13 @@ class Data:
     image_shape: tuple
     note: str = ""
     read: Callable = tf.identity
+    name: Callable = fingerprint
+    failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
+
+    def lose(self, records):
+        """Tells `failures` of bad images, by an array of their records (N,)."""
+        for record in records:
+            self.failures.add(self.name(record))
 
     def decode_window(self, record, boxes_of):
         """The part of an image that its crops cover; of a JPEG, the rest is not decoded.
@@ -88,7 +280,7 @@ class Data:
         Returns:
             The window (h,w,3) uint8, and the crops in it (2,4) int32.
         """
-        contents = self.read(record)
+        contents = plausible(self.read(record))
 
         def of_jpeg():
             height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(contents))
@@ -151,7 +343,7 @@ def photo_patches(size=32, train_count=300, test_count=60, seed=0):
     for name, pairs in splits.items():
         generator.shuffle(pairs)
         images, labels = map(np.stack, zip(*pairs, strict=True))
-        splits[name] = Split(tf.data.Dataset.from_tensor_slices((images, labels)), len(labels))
+        splits[name] = in_memory(images, labels)
     train, test = splits.values()
     return Data(train, train, test, PHOTOGRAPHS, lambda image: image, (size, size))
 
@@ -200,7 +392,10 @@ def from_tfds(config, data_dir):
         pixels = image.decode_example(record)
         return tf.image.grayscale_to_rgb(pixels) if gray else pixels
 
-    def split(name):
+    def pair(example):
+        return example["image"], example["label"]
+
+    def split(name, lowest):
         try:
             size = builder.info.splits[name].num_examples
         except (KeyError, ValueError) as error:
@@ -208,19 +403,42 @@ def from_tfds(config, data_dir):
                 f"The splits of {config.dataset} are {', '.join(builder.info.splits)}, whole or in "
                 f"part as in train[:10%]. Received: {name!r}"
             ) from error
-        encoded = builder.as_dataset(split=name, decoders={"image": tfds.decode.SkipDecoding()})
-        return Split(encoded.map(lambda example: (example["image"], example["label"])), size)
+        examples = builder.as_dataset(split=name, decoders={"image": tfds.decode.SkipDecoding()})
+        examples = examples.map(pair)
+        if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+            return Split(examples, size)
+        instructions = builder.info.splits[name].file_instructions
+        if sum(map(_bytes, instructions)) <= SMALL_BYTES:
+            _check_labels(instructions, lowest, len(label.names), name)
+        return in_files(
+            examples, instructions, lambda record: pair(tf.io.parse_single_example(record, PARSED))
+        )
 
-    train, test = split(config.train_split), split(config.test_split)
+    train = split(config.train_split, lowest=UNLABELLED)
+    test = split(config.test_split, lowest=0)
     return Data(
         train,
-        split(config.probe_split) if config.probe_split else train,
+        split(config.probe_split, lowest=0) if config.probe_split else train,
         test,
         tuple(label.names),
         decode,
         image.shape[:2],
         "grey images, repeated to three channels" if gray else "",
+        failures=Failures(train.size, config.bad_images),
     )
+
+
+def _check_labels(instructions, lowest, classes, name):
+    """Raises `InputError` for a label that is neither in `lowest` to `classes` - 1."""
+    records = tf.data.TFRecordDataset([str(one.filename) for one in instructions]).batch(4096)
+    parsed = records.map(lambda batch: tf.io.parse_example(batch, {"label": PARSED["label"]}))
+    labels = np.concatenate([batch["label"] for batch in parsed.as_numpy_iterator()])
+    wrong = labels[(labels < lowest) | (labels >= classes)]
+    if wrong.size:
+        raise InputError(
+            f"Labels must be in {lowest}..{classes - 1}. Received: {wrong.size} others in the "
+            f"files of {name}, the first of them {wrong[0]}"
+        )
 
 
 def _prepare(builder):
@@ -254,18 +472,28 @@ def from_folder(config, folder):
             f"Received: data_dir={folder}"
         )
     class_names = _subfolders(train)
-    if not class_names:
-        unlabelled = _files(train, {"": UNLABELLED})
-        return Data(unlabelled, None, None, (), _decode_file, (None, None), read=tf.io.read_file)
-    if _subfolders(test) != class_names:
+    if class_names and _subfolders(test) != class_names:
         different = sorted(set(class_names) ^ set(_subfolders(test)))
         raise InputError(
             f"{train} and {test} must hold the same classes. Received: {len(class_names)} and "
             f"{len(_subfolders(test))}, of which only one has {', '.join(different[:5])}"
         )
-    labels = {name: label for label, name in enumerate(class_names)}
-    train, test = _files(train, labels), _files(test, labels)
-    return Data(train, train, test, class_names, _decode_file, (None, None), read=tf.io.read_file)
+    if class_names:
+        labels = {name: label for label, name in enumerate(class_names)}
+        train, test = _files(train, labels), _files(test, labels)
+    else:
+        train, test = _files(train, {"": UNLABELLED}), None
+    return Data(
+        train,
+        train if class_names else None,
+        test,
+        class_names,
+        lambda path: decode(tf.io.read_file(path)),
+        (None, None),
+        read=tf.io.read_file,
+        name=os.fsdecode,
+        failures=Failures(train.size, config.bad_images),
+    )
 
 
 def _subfolders(folder):
@@ -277,7 +505,7 @@ def _files(folder, labels):
     examples = []
     for name, label in labels.items():
         files = sorted((folder / name).rglob("*"))
-        found = [(str(file), label) for file in files if file.suffix.lower() in EXTENSIONS]
+        found = [(os.fsencode(file), label) for file in files if file.suffix.lower() in EXTENSIONS]
         if not found:
             raise InputError(
                 f"Images must end in {', '.join(EXTENSIONS)}. Received: {folder / name}, which "
@@ -287,10 +515,4 @@ def _files(folder, labels):
     # By class, as they are on disk, no shuffle buffer would mix them.
     np.random.default_rng(0).shuffle(examples)
     paths, labels = zip(*examples, strict=True)
-    labels = np.array(labels, "int64")
-    return Split(tf.data.Dataset.from_tensor_slices((list(paths), labels)), len(labels))
-
-
-def _decode_file(path):
-    image = tf.io.decode_image(tf.io.read_file(path), 3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
+    return in_memory(paths, np.array(labels, "int64"))

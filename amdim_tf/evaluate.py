@@ -42,7 +42,7 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
         {protocol: result}, as in `workdir`/evaluation.
 
     Raises:
-        InputError: a run without checkpoint, or data without classes.
+        InputError: a run without checkpoint, data without classes, or too many bad images.
     """
     check_config(config)
     if not 0 < label_fraction <= 1:
@@ -66,7 +66,6 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
         flush=True,
     )
 
-    labels = data.test.labels()
     results, started = {}, time.time()
     trained = {
         "steps": steps,
@@ -74,14 +73,16 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
         "config": read_config(workdir),
     }
 
-    def write(name, scores, fast):
+    # Bad images have no scores, so labels come from where the scores do.
+    def write(name, scores, labels, fast):
+        data.failures.check()
         report, confusion = protocols.report(scores, labels, data.class_names)
         results[name] = {
             "protocol": name,
             "fast": fast,
             "label_fraction": label_fraction,
             "labelled_images": data.probe.size,
-            "test_images": data.test.size,
+            "test_images": len(labels),
             "accuracy": report,
             "seconds": round(time.time() - started, 1),
             "config": fields(config),
@@ -104,17 +105,17 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
             for split in (data.probe, data.test)
         ]
     if "knn" in chosen:
-        write("knn", protocols.knn(*features, classes), False)
+        write("knn", protocols.knn(*features, classes), features[1][1], False)
     if probes:
         if fast:
-            scores = protocols.fit_probes(*features, classes, config.seed)
+            scores, labels = protocols.fit_probes(*features, classes, config.seed), features[1][1]
         else:
-            scores = protocols.fit_on_views(encoder, data, config, frozen=True)
+            scores, labels = protocols.fit_on_views(encoder, data, config, frozen=True)
         for name in probes:
-            write(name, scores[name], fast)
+            write(name, scores[name], labels, fast)
     if "finetune" in chosen:  # last, since it changes the encoder
-        scores = protocols.fit_on_views(encoder, data, config, frozen=False)
-        write("finetune", scores["linear"], False)
+        scores, labels = protocols.fit_on_views(encoder, data, config, frozen=False)
+        write("finetune", scores["linear"], labels, False)
     return results
 
 

@@ -5,10 +5,10 @@ import functools
 import tensorflow as tf
 
 from amdim_tf import views
+from amdim_tf.datasets import UNLABELLED
 from amdim_tf.distribution import Worker, compiled
 from amdim_tf.errors import InputError
 
-SHUFFLE_IMAGES = 16384
 TEST_BATCH = 256
 AUTOTUNE = tf.data.AUTOTUNE
 
@@ -73,79 +73,122 @@ def train_batches(data, config, first_step, last_step, to_views=None, worker=Non
     worker = worker or Worker()
     # Images of a batch for this process, and parts in which they come.
     mine = config.batch_size * worker.local // worker.replicas
-    parts = 1 if worker.alone else worker.local
-    part = mine // parts
+    part = mine if worker.alone else mine // worker.local
     epoch_steps = steps_per_epoch(data, config)
     policy = views.Policy(**config.views)
     size, batch = config.image_size, config.batch_size
-    same_shape = None not in data.image_shape
     to_views = to_views or views_of(data, config)
     crop_boxes = compiled(views.crop_boxes)
 
-    def decode(_, example):
-        record, label = example
-        return data.decode(record), label
+    def epoch(number):
+        first = tf.maximum(first_step - number * epoch_steps, 0) * batch
+        examples = data.train.shuffled((config.seed, number), first)
+        return examples.take(epoch_steps * batch - first)
 
-    def reframe_one(index, example):
+    def decode(index, record):
+        if None not in data.image_shape:
+            return tf.ensure_shape(data.decode(record), (*data.image_shape, 3))
         # Images of different shapes are cut to size one by one, before they form a batch.
-        record, label = example
         draws = views.draw((config.seed, index), 1)
         if policy.geometry == "crop":
             image, boxes = data.decode_window(record, functools.partial(crop_boxes, draws))
             pair = views.crop_one(image, boxes, size, policy, draws)
         else:
             pair = views.reframe(data.decode(record)[None], size, policy, draws)[:, 0]
-        return tf.ensure_shape(pair, (2, size, size, 3)), label
+        return tf.ensure_shape(pair, (2, size, size, 3))
 
-    def epoch(number):
-        # The order depends on this function's own seed as well, which would else be the global one.
-        tf.compat.v1.set_random_seed(1)
-        examples = data.train.examples.shuffle(
-            min(SHUFFLE_IMAGES, data.train.size),
-            seed=config.seed + number,
-            reshuffle_each_iteration=False,
-        )
-        examples = examples.take(epoch_steps * batch).enumerate()
-        if not worker.alone:
-            examples = examples.filter(lambda place, _: place % batch // mine == worker.index)
-        if same_shape:
-            examples = examples.map(decode, num_parallel_calls=AUTOTUNE)
-        else:
-            first = number * data.train.size
-            examples = examples.map(
-                lambda place, example: reframe_one(first + place, example),
-                num_parallel_calls=AUTOTUNE,
-            )
-        return examples.batch(part, drop_remainder=True)
+    def decode_batch(indices, example):
+        def fill(places, images):
+            # The place of a bad image is taken by the next good one, without its label.
+            wanted = tf.range(part, dtype=tf.int64)
+            found = tf.searchsorted(places, wanted)
+            labels = tf.where(tf.gather(places, found) == wanted, example[1], UNLABELLED)
+            images = tf.gather(images, found % tf.maximum(tf.size(places) - 1, 1))
+            return indices, (tf.ensure_shape(images, (part, *images.shape[1:])), labels)
 
-    def draw_views(number, example):
+        return attempt(data, decode, indices, *example).map(fill)
+
+    def draw_views(indices, example):
         images, labels = example
-        step, place = number // parts, worker.index * mine + number % parts * part
+        step, place = indices[0] // batch, indices[0] % batch
         draws = tf.transpose(views.draw((config.seed, step), batch), (2, 0, 1))
         draws = tf.slice(draws, [place, 0, 0], tf.constant([part, *draws.shape[1:]], tf.int64))
         return to_views(images, draws), labels
 
-    first_epoch, skipped = divmod(first_step, epoch_steps)
-    last_epoch = -(-last_step // epoch_steps)
-    return (
+    first_epoch, last_epoch = first_step // epoch_steps, -(-last_step // epoch_steps)
+    examples = (
         tf.data.Dataset.range(first_epoch, last_epoch)
         .flat_map(epoch)
-        .skip(skipped * parts)
-        .enumerate(first_step * parts)
-        .take((last_step - first_step) * parts)
-        .map(draw_views, num_parallel_calls=AUTOTUNE)
-        .apply(tf.data.experimental.assert_cardinality((last_step - first_step) * parts))
+        .take((last_step - first_step) * batch)
+        .enumerate(first_step * batch)
+    )
+    if not worker.alone:
+        examples = examples.filter(lambda index, _: index % batch // mine == worker.index)
+    batches = examples.batch(part, drop_remainder=True)
+    if batches.element_spec[1][0].dtype == tf.string:  # else they are pixels
+        batches = overlapped(batches, decode_batch)
+    return (
+        batches.map(draw_views, num_parallel_calls=AUTOTUNE)
+        .apply(tf.data.experimental.assert_cardinality((last_step - first_step) * mine // part))
         .prefetch(AUTOTUNE)
     )
 
 
 def test_batches(data, split, config):
-    """All of a `split` of `data` as at test time: (normalised images (N,S,S,3), labels (N,))."""
+    """All of a `split` of `data` as at test time: (normalised images (N,S,S,3), labels (N,)).
 
-    def transform(record, label):
+    Images without label are left out, and so are those that are bad, see `attempt`.
+    """
+
+    def transform(_, record):
         image = views.center(data.decode(record)[None], config.image_size)[0]
         image = tf.ensure_shape(image, (config.image_size, config.image_size, 3))
-        return views.normalize(image, config.mean, config.std), label
+        return views.normalize(image, config.mean, config.std)
 
-    examples = split.examples.map(transform, num_parallel_calls=AUTOTUNE)
-    return examples.batch(TEST_BATCH).prefetch(AUTOTUNE)
+    def decode_batch(indices, example):
+        good = attempt(data, transform, indices, *example)
+        return good.map(lambda places, images: (images[:-1], tf.gather(example[1], places[:-1])))
+
+    examples = split.examples.filter(lambda _, label: label != UNLABELLED)
+    batches = overlapped(examples.enumerate().batch(TEST_BATCH), decode_batch)
+    return batches.filter(lambda _, labels: tf.size(labels) > 0).prefetch(AUTOTUNE)
+
+
+def attempt(data, transform, indices, records, labels):
+    """Images of those records of a batch that are not bad; the others `data.failures` is told.
+
+    An image is bad if it cannot be read, decoded or transformed, or if its label is out of range.
+
+    Args:
+        data: a `datasets.Data`.
+        transform: of an index and a record, to an image.
+        indices, records, labels: of the batch, (B,...) each.
+
+    Returns:
+        A dataset of one element (places (G+1,) int64, images (G+1,...)): the places of the good
+        images in the batch and what they were transformed to, and at the end, at place B, zeros.
+    """
+    count = tf.size(labels, tf.int64)
+    valid = tf.where((labels >= UNLABELLED) & (labels < max(len(data.class_names), 1)))[:, 0]
+
+    def attempt_one(place, index, record):
+        return place, transform(index, record)
+
+    def report(places, images):
+        lost = tf.sets.difference([tf.range(count)], [places]).values
+        tell = functools.partial(tf.numpy_function, data.lose, [tf.gather(records, lost)], [])
+        with tf.control_dependencies([tf.cond(tf.size(lost) > 0, tell, tf.no_op)]):
+            return tf.identity(places), images
+
+    labelled = valid, tf.gather(indices, valid), tf.gather(records, valid)
+    good = tf.data.Dataset.from_tensor_slices(labelled).map(attempt_one, AUTOTUNE)
+    image = good.element_spec[1]
+    end = tf.data.Dataset.from_tensors((count, tf.zeros(image.shape, image.dtype)))
+    return good.ignore_errors().concatenate(end).batch(count + 1).map(report)
+
+
+def overlapped(batches, decode_batch):
+    """`decode_batch` of each batch, in order; none waits for the last image of the one before."""
+    return batches.interleave(
+        decode_batch, cycle_length=2, num_parallel_calls=2, deterministic=True
+    )

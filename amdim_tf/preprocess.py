@@ -67,17 +67,24 @@ def decode(contents):
     """An image file, a string scalar, to pixels (H,W,3) uint8.
 
     Raises:
-        tf.errors.InvalidArgumentError: no JPEG, PNG, GIF or BMP, a broken one, or one of more than
-            `MAX_PIXELS`, which is known before it is decoded.
+        tf.errors.InvalidArgumentError: it is not `plausible`, or broken.
+    """
+    image = tf.io.decode_image(plausible(contents), 3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def plausible(contents):
+    """The `contents` of a file, if its header is that of an image that may be decoded.
+
+    Raises:
+        tf.errors.InvalidArgumentError: no JPEG, PNG, GIF or BMP, or one of more than `MAX_PIXELS`.
     """
     pixels = promised_pixels(contents)
     wrong = f"An image must be a whole JPEG, PNG, GIF or BMP of 1 to {MAX_PIXELS} pixels. Received"
     received = [wrong, pixels, "by its header (0: none of these kinds)"]
     valid = (pixels > 0) & (pixels <= MAX_PIXELS)
     with tf.control_dependencies([tf.debugging.Assert(valid, received)]):
-        contents = tf.identity(contents)
-    image = tf.io.decode_image(contents, 3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
+        return tf.identity(contents)
 
 
 def promised_pixels(contents):

@@ -73,7 +73,7 @@ def fit_probes(train, test, classes, seed):
 
 
 def fit_on_views(encoder, data, config, frozen):
-    """Classifiers from scratch on augmented images, {"linear": scores, "mlp": scores}.
+    """Classifiers from scratch on augmented images: {"linear": scores, "mlp": scores}, and labels.
 
     The reference's schedule for classifiers on a `frozen` encoder; else the encoder is fine-tuned
     with them, and changed.
@@ -95,7 +95,10 @@ def fit_on_views(encoder, data, config, frozen):
     model.compile(optimizer=AdamL2(schedule, config.l2), jit_compile=False)
     batches = pipeline.train_batches(data, config, 0, steps)
     model.fit(batches, shuffle=False, verbose=0, callbacks=[Progress(config.batch_size, 0, steps)])
-    return model.predict(pipeline.test_batches(data, data.test, config), verbose=0)
+    test = pipeline.test_batches(data, data.test, config)
+    scores, labels = zip(*((model.predict_on_batch(images), y) for images, y in test), strict=True)
+    scores = {name: np.concatenate([each[name] for each in scores]) for name in NAMES}
+    return scores, np.concatenate(labels)
 
 
 def knn(train, test, classes):

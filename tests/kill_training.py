@@ -17,7 +17,7 @@ from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.config import load_config
 from amdim_tf.train import train
 
-STEPS = 60
+STEPS = 30
 
 
 def small_config():

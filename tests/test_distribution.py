@@ -78,7 +78,7 @@ def workers_here(size):
 
 def test_the_command_compiled_on_two_replicas_and_by_two_workers(tmp_path):
     """The workers are stopped in the middle, by a signal to one of them, and started again."""
-    fields = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 1, "steps": 12}
+    fields = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 1, "steps": 8}
     arguments = [f"--config.{name}={value}" for name, value in fields.items()]
 
     def start(name, *flags, **environment):
@@ -101,7 +101,7 @@ def test_the_command_compiled_on_two_replicas_and_by_two_workers(tmp_path):
         output, errors = process.communicate(timeout=600)
         assert process.returncode == STOPPED, errors
         step = int(re.search(r"Stopped after step (\d+): the same command", output)[1])
-        assert 0 < step < 12
+        assert 0 < step < 8
     assert Checkpoints(tmp_path / "workers" / "checkpoints").newest()[0] == step
 
     processes = [start("two", "--strategy=cpu:2", "--views_on=accelerator")]

@@ -1,0 +1,136 @@
+"""The order of the data: a function of seed and epoch, which can be entered anywhere."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from amdim_tf import datasets, pipeline
+from amdim_tf.config import load_config
+from amdim_tf.distribution import Worker
+
+SIZE = 120
+
+
+def images():
+    """Images that are their number."""
+    return [np.full((32, 32, 3), i, "uint8") for i in range(SIZE)]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The folder of a set of TFDS in 12 files."""
+    folder = tmp_path_factory.mktemp("tfds")
+    label = tfds.features.ClassLabel(num_classes=SIZE)
+    image = tfds.features.Image(shape=(32, 32, 3), encoding_format="png")
+    examples = [{"image": image, "label": i} for i, image in enumerate(images())]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="made_sharded",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"image": image, "label": label}),
+        split_datasets={"train": list(enumerate(examples)), "test": list(enumerate(examples[:12]))},
+        data_dir=folder,
+        download_config=tfds.download.DownloadConfig(num_shards=12),
+    )
+    return folder
+
+
+def in_groups(prepared, monkeypatch, count=3, blocks=4, **fields):
+    """The set, of which about a part in `count` fits into memory, and its config."""
+    files = prepared.rglob("*train*tfrecord*")
+    monkeypatch.setattr(datasets, "GROUP_BYTES", sum(map(size_of, files)) // count + 1)
+    monkeypatch.setattr(datasets, "GROUP_BLOCKS", blocks)
+    config = load_config("cifar10")
+    config.update({"dataset": "made_sharded", "batch_size": 16, **fields})
+    return datasets.load(config, str(prepared)), config
+
+
+def size_of(file):
+    return file.stat().st_size
+
+
+def order(split, seed, first=0):
+    """The labels, which are the images' numbers, in the order of `seed` from `first` on."""
+    examples = tf.data.Dataset.range(1).flat_map(
+        lambda _: split.shuffled(seed, tf.constant(first, tf.int64))
+    )
+    return [int(label) for _, label in examples]
+
+
+@pytest.mark.parametrize("source", ["memory", "one group", "groups", "part", "subset"])
+def test_orders_hold_each_image_once_and_can_be_entered_anywhere(source, prepared, monkeypatch):
+    numbers = list(range(SIZE))
+    if source == "memory":
+        split = datasets.in_memory(np.stack(images()), numbers)
+    elif source == "one group":
+        split = in_groups(prepared, monkeypatch, 1)[0].train
+    elif source == "part":
+        split = in_groups(prepared, monkeypatch, train_split="train[5:55]+train[61:]")[0].train
+        numbers = sorted(split.labels().tolist())
+        assert len(numbers) == SIZE - 11
+    else:
+        split = in_groups(prepared, monkeypatch, blocks=8)[0].train
+        if source == "subset":
+            chosen = split.labels() % 3 == 0
+            split, numbers = split.subset(chosen), list(range(0, SIZE, 3))
+    assert split.size == len(numbers)
+
+    seeds = [(0, 0), (0, 1), (1, 0), (1, 1), (2**31, 0)]
+    orders = [order(split, seed) for seed in seeds]
+    for drawn in orders:
+        assert sorted(drawn) == numbers
+        # In a random order a number is followed by the next one once, on average.
+        assert sum(b - a == 1 for a, b in zip(drawn[:-1], drawn[1:], strict=True)) < 8
+    assert len({tuple(drawn) for drawn in orders}) == len(seeds)
+    for first in (0, 1, 47, 48, len(numbers) - 1):
+        assert order(split, (0, 1), first) == orders[1][first:]
+
+
+def test_starting_deep_reads_nothing_before(prepared, monkeypatch, tmp_path):
+    shutil.copytree(prepared, tmp_path / "copy")
+    data, _ = in_groups(tmp_path / "copy", monkeypatch)
+    whole = order(data.train, (0, 0))
+    first = 100  # in the last of three groups
+    late = set(whole[80:])
+    gone = 0
+    for file in map(str, (tmp_path / "copy").rglob("*train*tfrecord*")):
+        records = tf.data.TFRecordDataset(file)
+        held = {
+            int(tf.io.parse_single_example(record, datasets.PARSED)["label"]) for record in records
+        }
+        if not held & late:
+            pathlib.Path(file).write_bytes(b"nothing")
+            gone += 1
+    assert gone >= 6
+    assert order(data.train, (0, 0), first) == whole[first:]
+    with pytest.raises(tf.errors.FailedPreconditionError):
+        order(data.train, (0, 0))
+
+
+def test_steps_are_the_same_from_anywhere_and_for_any_workers(prepared, monkeypatch):
+    data, config = in_groups(prepared, monkeypatch)  # 7 steps an epoch
+
+    def steps(first, worker=None):
+        batches = pipeline.train_batches(data, config, first, 16, lambda *both: both, worker)
+        return list(batches.as_numpy_iterator())
+
+    whole = steps(0)
+    assert len(whole) == 16
+    for epoch in (whole[:7], whole[7:14]):
+        labels = np.concatenate([labels for _, labels in epoch])
+        assert len(set(labels)) == 7 * 16
+    for (x, draws), labels in whole:
+        np.testing.assert_array_equal(x[:, 5, 5, 0], labels)
+        assert draws.shape == (16, 42, 2)
+    for first in (1, 6, 7, 13, 15):
+        for ours, theirs in zip(steps(first), whole[first:], strict=True):
+            tf.nest.map_structure(np.testing.assert_array_equal, ours, theirs)
+
+    parts = [steps(6, Worker(index, local=2, replicas=4)) for index in range(2)]
+    for i, theirs in enumerate(whole[6:]):
+        mine = [parts[index][2 * i + replica] for index in range(2) for replica in range(2)]
+        joined = tf.nest.map_structure(lambda *each: np.concatenate(each), *mine)
+        tf.nest.map_structure(np.testing.assert_array_equal, joined, theirs)
