@@ -124,13 +124,15 @@ def test_features_are_computed_once_for_all_fast_protocols(run, monkeypatch):
 def test_classifiers_on_views_and_fine_tuning(run):
     config = evaluation_config(str(run))
     config.probe_epochs, config.probe_learning_rate = 6, 3e-3
-    weights = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    weights = {path: path.read_bytes() for path in (run / "checkpoints").glob("*/*")}
     results = evaluate(run, config, ("linear", "mlp", "finetune"), label_fraction=0.5)
     for protocol, result in results.items():
         assert result["labelled_images"] == 14 * int(0.5 * 4139 / 14)
         assert result["accuracy"]["top1"] > 2 / 14, protocol  # twice chance
         assert (run / "evaluation" / f"photo_patches-{protocol}-0.5.json").exists()
-    assert weights == {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    assert weights and weights == {
+        path: path.read_bytes() for path in (run / "checkpoints").glob("*/*")
+    }
 
 
 def test_transfer_to_other_images_than_the_encoders(run, tmp_path):
