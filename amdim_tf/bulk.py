@@ -19,7 +19,6 @@ from tqdm import tqdm
 from amdim_tf.datasets import EXTENSIONS
 from amdim_tf.errors import InputError
 from amdim_tf.loading import load_encoder, load_preprocess
-from amdim_tf.preprocess import decode
 
 PART_IMAGES = 1024
 BATCH = 64
@@ -160,7 +159,7 @@ def embed_part(job, item):
     encoder, preprocess = _encoder(job.encoder)
 
     def prepare(name, contents):
-        return name, preprocess(decode(contents)[None])[0]
+        return name, preprocess.file(contents)
 
     files = job.files(part)
     prepared = files.map(prepare, tf.data.AUTOTUNE).ignore_errors().batch(BATCH)

@@ -59,9 +59,8 @@ class Checkpoints:
                 sync(self.folder)
             if score is not None and score > self.best()[1]:
                 write_json(self.folder / "best.json", {"step": step, "score": score})
-            for old in self.steps()[KEPT:]:
-                if old != self.best()[0]:
-                    shutil.rmtree(self.folder / str(old))
+            for old in {*self.steps()[KEPT:]} - {self.best()[0]}:
+                shutil.rmtree(self.folder / str(old))
         except (OSError, tf.errors.OpError) as error:
             raise InputError(f"A checkpoint cannot be written to {self.folder}: {error}") from error
 

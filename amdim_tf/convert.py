@@ -7,7 +7,6 @@ Their checkpoints have weights and classifiers but no state of the optimiser: tr
 their step with new moments. Writing one takes PyTorch, reading does not.
 """
 
-import os
 import pathlib
 
 import numpy as np
@@ -16,7 +15,7 @@ from absl import flags
 from amdim_tf import command, torch_file
 from amdim_tf.config import check_config, config_module, fields, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.files import write_json
+from amdim_tf.files import replacing, write_json
 from amdim_tf.run_directory import RunDirectory, load_model
 from amdim_tf.train import build
 
@@ -106,9 +105,8 @@ def to_checkpoint(workdir, path):
         ) from error
     content = to_content(workdir)
     weights = {name: torch.from_numpy(x) for name, x in content["model"].items()}
-    beside = pathlib.Path(f"{path}.unfinished")
-    torch.save(content | {"model": weights}, beside)
-    os.replace(beside, path)
+    with replacing(pathlib.Path(path)) as beside:
+        torch.save(content | {"model": weights}, beside)
 
 
 def to_content(workdir):

@@ -23,7 +23,7 @@ from amdim_tf.config import fields
 from amdim_tf.errors import InputError
 from amdim_tf.files import sync, sync_all, write_json
 from amdim_tf.model_card import model_card
-from amdim_tf.preprocess import Preprocess, decode, some
+from amdim_tf.preprocess import Preprocess, some
 from amdim_tf.run_directory import (
     METADATA,
     environment,
@@ -170,20 +170,15 @@ def make_examples(model, config, class_names):
     preprocess = Preprocess(size, config.mean, config.std)
     images = np.random.default_rng(0).integers(0, 256, (2, size + 9, 2 * size, 3), "uint8")
     files = [tf.io.encode_png(images[0]).numpy(), tf.io.encode_jpeg(images[1]).numpy()]
-    normalised = preprocess(images)
-    decoded = tf.concat([preprocess(decode(file)[None]) for file in files], 0)
-
-    def f1_of(images):
-        return {"f1": np.float32(model.features(images)["f1"])}
-
-    features = model.features(normalised)
+    normalised, decoded = preprocess(images), tf.stack([preprocess.file(file) for file in files])
+    features, of_files = (
+        {name: np.float32(value) for name, value in model.features(x).items()}
+        for x in (normalised, decoded)
+    )
     examples = {
-        "serving_default": ({"images": images}, f1_of(normalised)),
-        "encoded": ({"bytes": np.array(files, object)}, f1_of(decoded)),
-        "normalized": (
-            {"images": normalised.numpy()},
-            {name: np.float32(value) for name, value in features.items()},
-        ),
+        "serving_default": ({"images": images}, {"f1": features["f1"]}),
+        "encoded": ({"bytes": np.array(files, object)}, {"f1": of_files["f1"]}),
+        "normalized": ({"images": normalised.numpy()}, features),
     }
     if class_names:
         logits = {name: value.numpy() for name, value in model.probes(features["f1"]).items()}

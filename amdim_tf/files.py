@@ -1,7 +1,10 @@
 """Writing files so that a crash at any instant leaves the old one or the new one, whole."""
 
+import contextlib
 import json
 import os
+
+UNFINISHED = ".unfinished."
 
 
 def write_json(path, value):
@@ -10,8 +13,15 @@ def write_json(path, value):
 
 def write_text(path, text):
     """Replaces `path` by `text`."""
-    beside = path.with_name(f".{path.name}.unfinished")
-    beside.write_text(text)
+    with replacing(path) as beside:
+        beside.write_text(text)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A path of the same ending in the same folder; what is written there replaces `path`."""
+    beside = path.with_name(f"{UNFINISHED}{path.name}")
+    yield beside
     sync(beside)
     os.replace(beside, path)
     sync(path.parent)

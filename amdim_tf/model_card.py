@@ -3,7 +3,7 @@
 from amdim_tf import command
 from amdim_tf.config import fields
 from amdim_tf.preprocess import MAX_PIXELS
-from amdim_tf.protocols import ROWS
+from amdim_tf.protocols import COLUMNS, ROWS
 
 
 def model_card(config, class_names, dtype, examples, result=None, compiled=False):
@@ -83,6 +83,6 @@ def accuracies(result):
         return "Not measured."
     lines = [["on the test set", "linear", "MLP", "kNN"]]
     for key, row in result["accuracy"].items():
-        cells = (f"{row[name]:.3f}" if name in row else "" for name in ("linear", "mlp", "knn"))
+        cells = (f"{row[name]:.3f}" if name in row else "" for name in COLUMNS)
         lines.append([ROWS[key], *cells])
     return command.markdown(lines)

@@ -34,18 +34,21 @@ class Preprocess(keras.layers.Layer):
         images = some(tf.ensure_shape(images, (None, None, None, 3)))
         _, height, width, _ = tf.unstack(tf.shape(images, tf.int64))
         wrong = f"images must be of 1 to {MAX_PIXELS} pixels each. Received the shape"
-        valid = (height * width > 0) & (height * width <= MAX_PIXELS)
-        with tf.control_dependencies([tf.debugging.Assert(valid, [wrong, tf.shape(images)])]):
-            images = views.center(tf.identity(images), self.image_size)
+        images = checked(images, allowed(height * width), wrong, tf.shape(images))
+        images = views.center(images, self.image_size)
         # Without this an image of a wrong shape could reach a convolution and abort the process.
         images = tf.ensure_shape(images, (None, self.image_size, self.image_size, 3))
         return views.normalize(images, self.mean, self.std)
+
+    def file(self, contents):
+        """One image file, a string scalar, to (S,S,3) float32; see `decode` of this module."""
+        return self(decode(contents)[None])[0]
 
     def decode(self, contents):
         """Image files (N,) string to (N,S,S,3) float32: JPEG, PNG, BMP, or a GIF's first frame."""
         size = self.image_size
         return tf.map_fn(
-            lambda one: self(decode(one)[None])[0],
+            self.file,
             some(tf.ensure_shape(contents, (None,))),
             fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32),
             parallel_iterations=16,
@@ -56,11 +59,23 @@ class Preprocess(keras.layers.Layer):
         return super().get_config() | {field: getattr(self, field) for field in fields}
 
 
+def checked(value, valid, *message):
+    """The tensor `value`; unless it is `valid`, `tf.errors.InvalidArgumentError` of `message`.
+
+    What is computed from it waits for the check.
+    """
+    with tf.control_dependencies([tf.debugging.Assert(valid, message)]):
+        return tf.identity(value)
+
+
 def some(batch):
     """The `batch`, unless it is empty: that ends in `tf.errors.InvalidArgumentError`."""
-    check = tf.debugging.Assert(tf.shape(batch)[0] > 0, ["A batch must be of one image or more"])
-    with tf.control_dependencies([check]):
-        return tf.identity(batch)
+    return checked(batch, tf.shape(batch)[0] > 0, "A batch must be of one image or more")
+
+
+def allowed(pixels):
+    """Whether an image may have so many `pixels`."""
+    return (pixels > 0) & (pixels <= MAX_PIXELS)
 
 
 def decode(contents):
@@ -81,10 +96,8 @@ def plausible(contents):
     """
     pixels = promised_pixels(contents)
     wrong = f"An image must be a whole JPEG, PNG, GIF or BMP of 1 to {MAX_PIXELS} pixels. Received"
-    received = [wrong, pixels, "by its header (0: none of these kinds)"]
-    valid = (pixels > 0) & (pixels <= MAX_PIXELS)
-    with tf.control_dependencies([tf.debugging.Assert(valid, received)]):
-        return tf.identity(contents)
+    known = "by its header (0: none of these kinds)"
+    return checked(contents, allowed(pixels), wrong, pixels, known)
 
 
 def promised_pixels(contents):

@@ -20,7 +20,8 @@ PROBE_EPOCHS = 25
 PROBE_BATCH = 256
 PROBE_LEARNING_RATE = 1e-2
 RESAMPLES = 1000
-# What the accuracies of a training are of.
+# What the accuracies of a training are of, and by which classifiers.
+COLUMNS = ("linear", "mlp", "knn")
 ROWS = {
     "beside": "encoder, probes trained beside it",
     "frozen": "encoder, frozen",

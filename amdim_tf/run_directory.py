@@ -27,7 +27,7 @@ from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.config import MEANS, fields, load_config
 from amdim_tf.distribution import worker
 from amdim_tf.errors import InputError
-from amdim_tf.files import write_json, write_text
+from amdim_tf.files import UNFINISHED, write_json, write_text
 from amdim_tf.model import build_model
 
 # Of an export: what it was exported from.
@@ -51,7 +51,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not config_path.exists():
-                if any(not path.name.endswith(".unfinished") for path in self.path.iterdir()):
+                if any(not path.name.startswith(UNFINISHED) for path in self.path.iterdir()):
                     raise InputError(
                         "workdir must be new, empty, or a run of the same configuration. "
                         f"Received: workdir={path}, which holds other files"
@@ -178,11 +178,12 @@ def load_model(path, dtype="float32"):
             f"workdir must hold a checkpoint, which training writes after each epoch and when it "
             f"stops. Received: workdir={path}"
         )
-    model = build_model(config, len(read_class_names(path)), "float32")
+    classes = len(read_class_names(path))
+    model = build_model(config, classes, "float32")
     saved = tf.train.Checkpoint(model=values(model))
     saved.read(prefix).expect_partial().assert_existing_objects_matched()
     if dtype != "float32":
-        exact, model = model, build_model(config, len(read_class_names(path)), dtype)
+        exact, model = model, build_model(config, classes, dtype)
         for variable, value in zip(model.variables, exact.variables, strict=True):
             variable.assign(value)
     return model, step

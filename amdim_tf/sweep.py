@@ -12,11 +12,11 @@ from amdim_tf import command, datasets
 from amdim_tf.config import VARIANTS, apply_variant, load_config
 from amdim_tf.errors import InputError
 from amdim_tf.files import write_text
+from amdim_tf.protocols import COLUMNS
 from amdim_tf.train import run_name, train
 
 FLAGS = flags.FLAGS
 BASELINE = "baseline"
-COLUMNS = ("linear", "mlp", "knn")
 
 
 def sweep(config, variants, seeds, folder, data_dir=None):

@@ -1,6 +1,5 @@
 """The command `python -m amdim_tf.train`: from a data set to a measured and exported encoder."""
 
-import os
 import pathlib
 import time
 
@@ -21,7 +20,7 @@ from amdim_tf.config import VARIANTS, check_config, fields, load_config
 from amdim_tf.distribution import check_agreement, check_batch, choose_strategy, replicas, worker
 from amdim_tf.errors import InputError, Stopped
 from amdim_tf.export import export
-from amdim_tf.files import write_json
+from amdim_tf.files import replacing, write_json
 from amdim_tf.model import build_model
 from amdim_tf.optimizer import AdamL2, WarmupStepDecay, guarded
 from amdim_tf.run_directory import (
@@ -139,8 +138,8 @@ def train(
     trained, _ = load_model(run.path)
     encoder = trained.encoder
     accuracy = measure(encoder, beside, config, data, baselines) if test else {}
-    encoder.save(run.path / ".unfinished.keras")
-    os.replace(run.path / ".unfinished.keras", run.path / "encoder.keras")
+    with replacing(run.path / "encoder.keras") as path:
+        encoder.save(path)
     result = {
         "accuracy": accuracy,
         "steps": last_step,
@@ -241,9 +240,7 @@ def table(result):
         f"{'':34}{'linear':>8}{'MLP':>8}{'kNN':>8}",
     ]
     for key, row in result["accuracy"].items():
-        cells = (
-            f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in ("linear", "mlp", "knn")
-        )
+        cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in protocols.COLUMNS)
         lines.append(f"{protocols.ROWS[key]:34}" + "".join(cells))
     return "\n".join(lines)
 

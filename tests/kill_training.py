@@ -5,6 +5,7 @@ FOLDER/whole, one that was not, and prints what it found as JSON. Each start is 
 process, which has imported TensorFlow but not used it.
 """
 
+import faulthandler
 import json
 import os
 import pathlib
@@ -41,10 +42,11 @@ def newest(path):
 
 
 def main():
+    faulthandler.enable()
     folder, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
     whole, killed = folder / "whole", folder / "killed"
     _, status = os.waitpid(start(whole), 0)
-    assert status == 0
+    assert status == 0, f"wait status {status}"
     generator, steps = random.Random(0), []
     for i in range(count):
         before, pid = newest(killed), start(killed)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from amdim_tf import bulk
@@ -120,3 +121,21 @@ def test_tfrecords_by_beam(encoder, images, tmp_path):
     image = tf.io.decode_image(contents[3])[None]
     values = load_encoder(encoder, "f1")(load_preprocess(encoder)(image))[0]
     np.testing.assert_allclose(found[second[0]], values, atol=1e-5)
+
+
+def test_images_of_tfds(encoder, images, tmp_path):
+    files = [f"{images}/50/{i:02d}.png" for i in range(3)]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="made_unlabelled",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(8, 8, 3))}),
+        split_datasets={"train": [(i, {"image": file}) for i, file in enumerate(files)]},
+        data_dir=tmp_path,
+    )
+    path, output = "made_unlabelled/train", tmp_path / "features"
+    job = Job(encoder, str(output), "parquet", "tfds", path, str(tmp_path))
+    assert embed(job) == []
+    pixels = np.stack([tf.io.decode_image(tf.io.read_file(file)) for file in files])
+    expected = load_encoder(encoder, "f1")(load_preprocess(encoder)(pixels)).numpy()
+    found = np.array([f1 for _, f1 in rows(output)])
+    np.testing.assert_allclose(np.sort(found, 0), np.sort(expected, 0), atol=1e-5)

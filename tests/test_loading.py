@@ -48,6 +48,8 @@ def test_every_place_gives_the_same_encoder(saved):
     f7 = load_encoder(paths[0], "f7")
     assert f7.output_shape == (None, 7, 7, 32)
     np.testing.assert_array_equal(f7(images), expected["f7"])
+    (mapped,) = tf.data.Dataset.from_tensors(images).map(f7)
+    np.testing.assert_allclose(mapped, expected["f7"], atol=1e-5)
 
 
 def test_what_is_no_encoder_is_refused(saved, tmp_path):

@@ -106,6 +106,8 @@ def test_a_signal_stops_it_after_a_step(killed, tmp_path, monkeypatch, briefly, 
             train(config, tmp_path, baselines=False)
     assert [signal.getsignal(number) for number in callbacks.SIGNALS] == handlers
     assert Checkpoints(tmp_path / "checkpoints").steps() == [8]
+    with (tmp_path / "metrics.jsonl").open("a") as lines:  # of steps after the checkpoint
+        lines.write('{"step": 14, "loss": 1.0}\n{"step": 21, "lo')
     train(config, tmp_path, baselines=False)
     # Step 8 lies between two lines of metrics.
     check_same(tmp_path, folder / "whole")
