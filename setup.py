@@ -38,6 +38,6 @@ setup(
         "beam": BEAM,
         "onnx": ONNX,
         "torch": ["torch"],
-        "test": ["pytest", "ruff", "pillow", "pyyaml", *BEAM, *ONNX],
+        "test": ["pytest", "pytest-xdist", "ruff", "pillow", "pyyaml", *BEAM, *ONNX],
     },
 )

@@ -215,7 +215,7 @@ def nce_step(batch, nrkhs, kept):
         locations = {5: tf.zeros((2, batch), tf.int32)}
         with tf.GradientTape() as tape:
             tape.watch((view1, view2))
-            losses, penalty = multiscale.multiscale_nce(
+            losses, penalty, _ = multiscale.multiscale_nce(
                 view1, view2, locations, tasks, score_bytes=2**62 if kept else 0
             )
             total = sum(losses.values()) + penalty

@@ -10,24 +10,24 @@ import math
 from keras import ops
 
 from amdim_tf import distribution
-from amdim_tf.nce import DIRECTIONS, clipped, draw_antecedents, score
+from amdim_tf.nce import DIRECTIONS, antecedent_rows, clipped, draw_antecedents, score
 
 # Of the scores that are computed at a time.
 BLOCK_BYTES = 2**24
 
 
-def block_size(images, others, groups, score_bytes):
+def block_size(images, others, antecedents, score_bytes):
     """How many images' consequents form a block; 0 if all scores are small enough to be kept.
 
     Args:
         images: b, how many have antecedents; None if not known.
         others: B, how many have consequents.
-        groups: see `nce_of_groups`.
-        score_bytes: what the scores of a group may take to be kept.
+        antecedents: {m: T}, how many of each image are scored against consequents of scale m.
+        score_bytes: what the scores of one m may take to be kept.
     """
     if images is None or others is None:
         return 0
-    image_bytes = max(4 * images * len(scales) * m * m for m, scales in groups.items())
+    image_bytes = max(4 * images * count * m * m for m, count in antecedents.items())
     if image_bytes * others <= score_bytes:
         return 0
     most = max(BLOCK_BYTES // image_bytes, 1)
@@ -38,7 +38,7 @@ def nce_of_groups(views, targets, locations, groups, clip, regulariser, first, b
     """`nce.nce` of several groups of tasks, with the same values and gradients.
 
     Args:
-        views: two of {n: (b,n*n,D)}, from which antecedents are drawn.
+        views: two of {n: (b,n*n,D)}, from which antecedents are drawn, see `draw_antecedents`.
         targets: two of {m: (B,m*m,D)}, the consequents; may be `views`.
         locations: two of {n: (b,)}, where the antecedents are.
         groups: {m: [n, ...]}, the tasks with the consequents of scale m.
@@ -46,7 +46,7 @@ def nce_of_groups(views, targets, locations, groups, clip, regulariser, first, b
         block: images whose scores are computed at a time, a divisor of B.
 
     Returns:
-        [(losses, penalties), ...] for each group, in both directions.
+        [(losses, penalties), ...] for each group, in both directions; see `nce.nce`.
     """
     owners = [views] if targets is views else [views, targets]
     keys = [(o, side, n) for o, pair in enumerate(owners) for side in (0, 1) for n in pair[side]]
@@ -61,9 +61,9 @@ def nce_of_groups(views, targets, locations, groups, clip, regulariser, first, b
             sums = _forward(antecedents, consequents, clip, first, block)
             positives, negatives, squares = sums
             kept.append((antecedents, positives, negatives))
-            loss = ops.mean(ops.softplus(negatives[..., None] - positives), axis=(1, 2))
+            losses = ops.softplus(negatives[..., None] - positives)
             pairs = antecedents.shape[1] * math.prod(consequents.shape[:2])
-            values += [loss, regulariser / pairs * squares]
+            values += [losses, regulariser / pairs * squares]
         return values, kept
 
     def backward(tensors, kept, upstream):
@@ -79,10 +79,15 @@ def nce_of_groups(views, targets, locations, groups, clip, regulariser, first, b
             to_antecedents, gradients[key] = _backward(
                 antecedents, tensors[key], *sums, to_loss, to_penalty, clip, first, block
             )
-            drawn += [((0, a, n), to_antecedents[j]) for j, n in enumerate(groups[m])]
+            places = antecedent_rows({1: tensors[0, a, 1]}, groups[m])
+            drawn += [((0, a, n), to_antecedents[rows]) for n, rows in places.items()]
         for key, rows in drawn:
             _, side, n = key
-            gradients[key] = _add_rows(gradient_of(key), rows, locations[side][n])
+            if n == 1:
+                rows = ops.cast(ops.transpose(rows, (1, 0, 2)), tensors[key].dtype)
+                gradients[key] = gradient_of(key) + rows
+            else:
+                gradients[key] = _add_rows(gradient_of(key), rows[0], locations[side][n])
         return [gradient_of(key) for key in keys]
 
     @ops.custom_gradient
@@ -139,8 +144,7 @@ def _backward(
     tasks, images, width = antecedents.shape
     others, locations, _ = consequents.shape
     # The gradient of a positive is -pull; that of a negative is its share of the sum of the pulls.
-    pull = ops.sigmoid(negatives[..., None] - positives) * to_loss[:, None, None]
-    pull = pull / (images * locations)  # (T, b, L)
+    pull = ops.sigmoid(negatives[..., None] - positives) * to_loss  # (T, b, L)
     push = ops.sum(pull, axis=2)[..., None, None]
     spread = (2 / (images * others * locations) * to_penalty)[:, None, None, None]
 

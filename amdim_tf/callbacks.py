@@ -13,9 +13,12 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
+from amdim_tf import pictures
 from amdim_tf.errors import InputError, Stopped
 from amdim_tf.files import write_text
 
+# Among which pictures that are drawn while training look for neighbours.
+IMAGES = 500
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -209,6 +212,39 @@ class BadImages(keras.callbacks.Callback):
             write_text(self.path, "".join(f"{name}\n" for name in names))
             self.named = len(names)
         self.failures.check()
+
+
+class Pictures(keras.callbacks.Callback):
+    """Writes `pictures.draw` to TensorBoard now and then, and at the end of a training.
+
+    Args:
+        path: of the events.
+        every: steps between them.
+        config: the run's.
+        data: a `datasets.Data`.
+    """
+
+    def __init__(self, path, every, config, data):
+        super().__init__()
+        self.path, self.every, self.config, self.data = path, every, config, data
+
+    def on_train_begin(self, logs=None):
+        self.shown = pictures.choose(self.data, self.config, IMAGES)
+        self.events = tf.summary.create_file_writer(str(self.path))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.step.numpy()) % self.every == 0:
+            self.draw()
+
+    def on_train_end(self, logs=None):
+        self.draw()
+        self.events.close()
+
+    def draw(self):
+        drawn = pictures.draw(self.model, self.config, self.shown, self.data.class_names)
+        with self.events.as_default(int(self.model.step.numpy())):
+            for name, figure in drawn:
+                tf.summary.image(name, pictures.to_pixels(figure)[None])
 
 
 @contextlib.contextmanager

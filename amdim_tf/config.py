@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).parent
 FOLDER = next(path for path in (HERE / "configs", HERE.parent / "configs") if path.is_dir())
 
 DEFAULT_DATASET = "photo_patches"
-SOURCES = ("tfds", "folder", "photo_patches")
+SOURCES = ("tfds", "folder", "photo_patches", "photo_pairs")
 OBJECTIVES = ("amdim", "supervised")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Fields that say how to compute, not what.
@@ -28,6 +28,7 @@ MEANS = (
     "micro_batch",
     "score_megabytes",
     "log_every",
+    "pictures_every",
     "checkpoint_minutes",
     "bad_steps",
     "bad_images",
@@ -43,7 +44,7 @@ def base_config():
             "dataset": "",
             "size": "",
             "variant": "",
-            # "tfds", "folder" or "photo_patches"
+            # "tfds", "folder", "photo_patches" or "photo_pairs"
             "source": "tfds",
             "train_split": "train",
             # Of the classifiers, where the encoder is trained on images without class, too.
@@ -63,6 +64,10 @@ def base_config():
             # Of the scores; 0: none.
             "clip": 20.0,
             "regulariser": 5e-2,
+            # Mixture features in place of f1 as antecedents (3.7), 0: none; and the inverse
+            # temperature of their posterior.
+            "mixture_components": 0,
+            "mixture_tau": 1.0,
             "views": {
                 "geometry": "translate",
                 "flip_probability": 0.5,
@@ -97,6 +102,8 @@ def base_config():
             # Steps in a row whose losses or gradients are not finite, after which training stops.
             "bad_steps": 20,
             "log_every": 50,
+            # Epochs between pictures in TensorBoard; 0: none.
+            "pictures_every": 0,
             # The part of the training images that may be bad; more of them end the run.
             "bad_images": 0.01,
             # Training images, at most, for what is fitted on features after training.
@@ -201,7 +208,7 @@ def nearest(name, valid, count=3):
 def check_config(config):
     """Raises `InputError` for the first value out of range."""
     check_encoder(config.image_size, config.ndf, config.nrkhs, config.ndepth)
-    multiscale.parse_tasks(config.tasks)
+    tasks = multiscale.parse_tasks(config.tasks)
     Policy(**config.views)
     least = {
         "batch_size": 2,
@@ -217,13 +224,15 @@ def check_config(config):
         "clip": 0,
         "micro_batch": 0,
         "score_megabytes": 1,
+        "mixture_components": 0,
+        "pictures_every": 0,
         "checkpoint_minutes": 0,
         "bad_steps": 1,
     }
     for name, value in least.items():
         if not config[name] >= value:
             raise InputError(f"{name} must be at least {value}. Received: {name}={config[name]}")
-    for name in ("learning_rate", "decay_rate", "probe_learning_rate"):
+    for name in ("learning_rate", "decay_rate", "probe_learning_rate", "mixture_tau"):
         if not 0 < config[name] < float("inf"):
             raise InputError(f"{name} must be positive. Received: {name}={config[name]}")
     if not 0 <= config.bad_images <= 1:
@@ -254,4 +263,11 @@ def check_config(config):
             "micro_batch is for the amdim objective without use_bn: batch norm inside the trunk "
             f"would not see the whole batch. Received: micro_batch={config.micro_batch}, "
             f"use_bn={config.use_bn}, objective={config.objective!r}"
+        )
+    from_f1 = config.objective == "amdim" and any(n == 1 for n, _ in tasks)
+    if config.mixture_components and not from_f1:
+        raise InputError(
+            "mixture_components are for the amdim objective with a task from scale 1. Received: "
+            f"mixture_components={config.mixture_components}, tasks={config.tasks!r}, "
+            f"objective={config.objective!r}"
         )

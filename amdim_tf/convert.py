@@ -112,8 +112,11 @@ def to_checkpoint(workdir, path):
 def to_content(workdir):
     """What an authors' checkpoint of the run in `workdir` holds, with NumPy arrays."""
     model, step = load_model(workdir)
-    if not hasattr(model, "phi5"):
-        raise InputError(f"workdir must be a run of the amdim objective. Received: {workdir}")
+    if not hasattr(model, "phi5") or model.mixture:
+        raise InputError(
+            "workdir must be a run of the amdim objective without mixture_components, for which "
+            f"theirs have no place. Received: {workdir}"
+        )
     weights = {name: np.array(to_torch(np.asarray(x))) for name, x in named_weights(model).items()}
     encoder = model.encoder
     sizes = {"tclip": model.clip or 0.0, "n_classes": model.probes.classes}

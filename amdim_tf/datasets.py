@@ -308,8 +308,8 @@ def load(config, data_dir=None):
         InputError: an unknown name or split, data that is neither prepared nor downloadable, or
             data that is not images of one or three channels with a class each.
     """
-    if config.source == "photo_patches":
-        return photo_patches()
+    if config.source in ("photo_patches", "photo_pairs"):
+        return (photo_patches if config.source == "photo_patches" else photo_pairs)()
     if data_dir is not None and not pathlib.Path(data_dir).is_dir():
         raise InputError(f"data_dir must be an existing directory. Received: data_dir={data_dir}")
     return (from_folder if config.source == "folder" else from_tfds)(config, data_dir)
@@ -325,6 +325,27 @@ def photo_patches(size=32, train_count=300, test_count=60, seed=0):
         size: side of a patch in pixels.
         train_count, test_count: patches of a class, at most.
     """
+    train, test = (in_memory(*each) for each in _patches(size, train_count, test_count, seed))
+    return Data(train, train, test, PHOTOGRAPHS, lambda image: image, (size, size))
+
+
+def photo_pairs(size=32, train_count=300, test_count=60, seed=0):
+    """The patches of `photo_patches`, the right half of each from one of another photograph.
+
+    The class is still that of the left half. What tells the halves apart is what mixture features
+    may find.
+    """
+    generator, splits = np.random.default_rng(seed), []
+    for images, labels in _patches(size, train_count, test_count, seed):
+        others = [generator.choice(np.flatnonzero(labels != label)) for label in labels]
+        pairs = np.concatenate([images[:, :, : size // 2], images[others, :, size // 2 :]], axis=2)
+        splits.append(in_memory(pairs, labels))
+    train, test = splits
+    return Data(train, train, test, PHOTOGRAPHS, lambda image: image, (size, size))
+
+
+def _patches(size, train_count, test_count, seed):
+    """Images (N,size,size,3) and labels (N,) of `photo_patches`, to train on and to test on."""
     generator = np.random.default_rng(seed)
     splits = {"train": [], "test": []}
     for label, name in enumerate(PHOTOGRAPHS):
@@ -340,12 +361,9 @@ def photo_patches(size=32, train_count=300, test_count=60, seed=0):
             patches = generator.permutation(patches[patches.std((1, 2)).max(1) >= FLAT])
             splits[split] += [(patch, label) for patch in patches[:count]]
 
-    for name, pairs in splits.items():
+    for pairs in splits.values():
         generator.shuffle(pairs)
-        images, labels = map(np.stack, zip(*pairs, strict=True))
-        splits[name] = in_memory(images, labels)
-    train, test = splits.values()
-    return Data(train, train, test, PHOTOGRAPHS, lambda image: image, (size, size))
+        yield tuple(map(np.stack, zip(*pairs, strict=True)))
 
 
 def _photograph(name):

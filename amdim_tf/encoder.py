@@ -225,6 +225,24 @@ class Encoder(keras.Model):
         f1 = self.to_1x1(self.to_3x3(f5, **mode), **mode)
         return {"f1": f1, "f5": f5, "f7": f7}
 
+    def receptive_field(self, n):
+        """What location (i,j) of f7, f5 or f1 sees: rows from `start + i * stride` on, `size` many.
+
+        Args:
+            n: 7, 5 or 1.
+
+        Returns:
+            (start, size, stride), in pixels; those beyond the image are reflected.
+        """
+        layers = [*self.stem, *self.to_7x7]
+        layers += {7: [], 5: [self.to_5x5], 1: [self.to_5x5, self.to_3x3, self.to_1x1]}[n]
+        start, size, stride = 0, 1, 1
+        for layer in layers:
+            start -= getattr(layer, "reflect", 0) * stride
+            size += (layer.width - 1) * stride
+            stride *= layer.stride
+        return start, size, stride
+
     def call(self, images, training=False, views=1):
         """Encodes `images` (V*B,S,S,3): V views of B images, normalised apart by batch norm."""
         features = self.trunk(images, training, views)

@@ -12,6 +12,7 @@ from amdim_tf import command, datasets, pipeline, protocols
 from amdim_tf.config import check_config, fields, load_config
 from amdim_tf.errors import InputError
 from amdim_tf.files import write_json
+from amdim_tf.mixture import BagOfFeatures
 from amdim_tf.run_directory import (
     environment,
     load_model,
@@ -22,11 +23,20 @@ from amdim_tf.run_directory import (
 
 FLAGS = flags.FLAGS
 PROTOCOLS = ("knn", "linear", "mlp", "finetune")
+FEATURES = ("f1", "mixture")
 # More class names than this cannot be read beside a picture.
 NAMED_CLASSES = 20
 
 
-def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label_fraction=1.0):
+def evaluate(
+    workdir,
+    config,
+    chosen=PROTOCOLS,
+    data_dir=None,
+    fast=False,
+    label_fraction=1.0,
+    features="f1",
+):
     """Measures the encoder of a run; writes a result and a picture for each protocol.
 
     Args:
@@ -37,18 +47,27 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
         fast: linear and MLP classifiers learn from features computed once, without augmentation,
             instead of by the reference's schedule on augmented images.
         label_fraction: the part of the training images that classifiers and neighbours come from.
+        features: what they see of an image: "f1", or "mixture", all of its mixture features.
 
     Returns:
         {protocol: result}, as in `workdir`/evaluation.
 
     Raises:
-        InputError: a run without checkpoint, data without classes, or too many bad images.
+        InputError: a run without checkpoint or without the features, data without classes, or too
+            many bad images.
     """
     check_config(config)
     if not 0 < label_fraction <= 1:
         raise InputError(f"label_fraction must lie in 0..1. Received: {label_fraction:g}")
     model, steps = load_model(workdir)
     encoder = model.encoder
+    if features == "mixture":
+        if not getattr(model, "mixture", None):
+            raise InputError(
+                "features=mixture is for runs with mixture_components. "
+                f"Received: workdir={workdir}, which has none"
+            )
+        encoder = BagOfFeatures(encoder, model.mixture)
     data = datasets.load(config, data_dir)
     classes = len(data.class_names)
     if classes < 2:
@@ -81,6 +100,7 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
             "protocol": name,
             "fast": fast,
             "label_fraction": label_fraction,
+            "features": features,
             "labelled_images": data.probe.size,
             "test_images": len(labels),
             "accuracy": report,
@@ -93,6 +113,7 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
         folder.mkdir(exist_ok=True)
         parts = [config.dataset.replace("/", "_"), name]
         parts += ["fast"] * fast + [f"{label_fraction:g}"] * (label_fraction < 1)
+        parts += ["mixture"] * (features == "mixture")
         path = folder / ("-".join(parts) + ".json")
         draw_confusion(confusion, data.class_names, title(results[name]), path.with_suffix(".png"))
         write_json(path, results[name])
@@ -100,15 +121,15 @@ def evaluate(workdir, config, chosen=PROTOCOLS, data_dir=None, fast=False, label
 
     probes = [name for name in ("linear", "mlp") if name in chosen]
     if "knn" in chosen or (fast and probes):
-        features = [
+        encoded = [
             protocols.encode(encoder, pipeline.test_batches(data, split, config))
             for split in (data.probe, data.test)
         ]
     if "knn" in chosen:
-        write("knn", protocols.knn(*features, classes), features[1][1], False)
+        write("knn", protocols.knn(*encoded, classes), encoded[1][1], False)
     if probes:
         if fast:
-            scores, labels = protocols.fit_probes(*features, classes, config.seed), features[1][1]
+            scores, labels = protocols.fit_probes(*encoded, classes, config.seed), encoded[1][1]
         else:
             scores, labels = protocols.fit_on_views(encoder, data, config, frozen=True)
         for name in probes:
@@ -170,7 +191,15 @@ def main():
     # Fine-tuning cannot be had from features computed once.
     everything = PROTOCOLS[:-1] if FLAGS.fast else PROTOCOLS
     chosen = everything if FLAGS.protocol == "all" else (FLAGS.protocol,)
-    evaluate(FLAGS.workdir, FLAGS.config, chosen, FLAGS.data_dir, FLAGS.fast, FLAGS.label_fraction)
+    evaluate(
+        FLAGS.workdir,
+        FLAGS.config,
+        chosen,
+        FLAGS.data_dir,
+        FLAGS.fast,
+        FLAGS.label_fraction,
+        FLAGS.features,
+    )
 
 
 if __name__ == "__main__":
@@ -180,4 +209,5 @@ if __name__ == "__main__":
     flags.DEFINE_enum("protocol", "all", (*PROTOCOLS, "all"), "how to measure it")
     flags.DEFINE_bool("fast", False, "classifiers learn from features that are computed once")
     flags.DEFINE_float("label_fraction", 1.0, "part of the labelled images, the same of each class")
+    flags.DEFINE_enum("features", "f1", FEATURES, "what classifiers and neighbours see of an image")
     command.run(main, evaluation_config)

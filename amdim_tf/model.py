@@ -14,6 +14,7 @@ from amdim_tf.accumulation import in_parts
 from amdim_tf.batch_norm import BatchNorm
 from amdim_tf.embeddings import Phi
 from amdim_tf.encoder import Encoder
+from amdim_tf.mixture import Mixture
 from amdim_tf.optimizer import guarded
 from amdim_tf.probes import NAMES, Probes, probe_losses
 
@@ -233,6 +234,8 @@ class AMDIM(Classifier):
         clip, regulariser: see `nce.nce`.
         seed: of the antecedent locations, which are a function of (seed, step).
         score_bytes: see `multiscale.multiscale_nce`.
+        components, tau: k mixture features in place of f1 as antecedents, and the inverse
+            temperature of their posterior, see `mixture`; 0 for f1 itself.
 
     Example:
     >>> model = AMDIM(Encoder(image_size=32, ndf=16, nrkhs=64, ndepth=2), classes=10)
@@ -249,16 +252,20 @@ class AMDIM(Classifier):
         regulariser=5e-2,
         seed=0,
         score_bytes=2**28,
+        components=0,
+        tau=1.0,
         **kwargs,
     ):
         super().__init__(encoder, classes, **kwargs)
         self.seed, self.tasks = seed, multiscale.parse_tasks(tasks)
         self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
         names = [f"{n}-{m}" for n, m in self.tasks]
+        mixed = [f"entropy_{n}-{m}" for n, m in self.tasks if components and n == 1]
         self.objective_means = means(
             "loss",
             "regulariser",
             *(f"{kind}_{name}" for kind in ("nce", "bound") for name in names),
+            *mixed,
         )
         self.phi5, self.phi7 = (
             Phi(encoder.nrkhs, encoder.use_bn, dtype=encoder.dtype_policy, name=f"phi{n}")
@@ -268,6 +275,11 @@ class AMDIM(Classifier):
         features = encoder.compute_output_spec(images)
         self.phi5.build(features["f5"].shape)
         self.phi7.build(features["f7"].shape)
+        self.tau = tau
+        self.mixture = None
+        if components:
+            self.mixture = Mixture(components, dtype=encoder.dtype_policy, name="mixture")
+            self.mixture.build((None, encoder.nrkhs))
         # A phi that no task scores would get no gradient.
         self.phi5.trainable, self.phi7.trainable = (
             any(n in task for task in self.tasks) for n in (5, 7)
@@ -297,9 +309,10 @@ class AMDIM(Classifier):
         return self.normalise(self.project(images, training, views), training, views)
 
     def features(self, images):
-        """f1, f5 and f7, and of them the embeddings r1, r5 and r7."""
+        """f1, f5 and f7, of them the embeddings r1, r5 and r7, and the mixture (B,k,D) if any."""
         f = super().features(images)
-        return f | {"r1": f["f1"], "r5": self.phi5(f["f5"]), "r7": self.phi7(f["f7"])}
+        f |= {"r1": f["f1"], "r5": self.phi5(f["f5"]), "r7": self.phi7(f["f7"])}
+        return f | {"mixture": self.mixture(f["f1"])} if self.mixture else f
 
     def draw(self, batch):
         """The `antecedent_locations` of a training step."""
@@ -323,7 +336,8 @@ class AMDIM(Classifier):
         """The losses that shape the representation, and f1 of both views for the probes.
 
         Returns:
-            (losses, penalty, f1): as `multiscale.multiscale_nce`, and (2*B,nrkhs), view 1 first.
+            (losses, penalty, entropies, f1): as `multiscale.multiscale_nce`, and (2*B,nrkhs), view
+            1 first.
         """
         batch = ops.shape(x1)[0]
         # Both views run through the trunk as one batch: larger products, the same values.
@@ -339,14 +353,15 @@ class AMDIM(Classifier):
                 {m: distribution.gather(view[m]) for m in multiscale.consequent_scales(self.tasks)}
                 for view in (view1, view2)
             ]
+        components = self.mixture and ops.split(self.mixture(embeddings[1]), 2)
         first = distribution.first_image(batch)
-        losses, penalty = self._score(view1, view2, locations, consequents, first)
-        return losses, penalty, embeddings[1]
+        scored = self._score(view1, view2, locations, consequents, first, components)
+        return *scored, embeddings[1]
 
     def _project(self, images, training):
         return self.project(images, training, views=2)
 
-    def _score(self, view1, view2, locations, consequents, first):
+    def _score(self, view1, view2, locations, consequents, first, components):
         return multiscale.multiscale_nce(
             view1,
             view2,
@@ -357,6 +372,8 @@ class AMDIM(Classifier):
             self.score_bytes,
             consequents,
             first,
+            components,
+            self.tau,
         )
 
     def divide(self, compiled=False, micro_batch=0):
@@ -397,8 +414,8 @@ class AMDIM(Classifier):
         batch = ops.shape(x1)[0]
         labels = ops.concatenate([labels, labels])
         with tf.GradientTape() as tape:
-            losses, penalty, f1 = self.objective(x1, x2, locations)
-            total = sum(losses.values()) + penalty
+            losses, penalty, entropies, f1 = self.objective(x1, x2, locations)
+            total = sum(losses.values()) + penalty - sum(entropies.values()) / self.tau
             logits = self.probes(ops.stop_gradient(f1), training=True)
             of_probes = probe_losses(labels, logits)
             # One sum trains both: no gradient of the probes reaches f1. Replicas' gradients add up.
@@ -415,6 +432,7 @@ class AMDIM(Classifier):
             values[f"bound_{n}-{m}"] = multiscale.information_bound(
                 loss, batch * distribution.replicas(), m
             )
+        values |= {f"entropy_{name}": entropy for name, entropy in entropies.items()}
         for name, value in values.items():
             self.objective_means[name].update_state(ops.where(good == 1, value, 0), good)
         self.measure_probes(labels, logits, of_probes, good)
@@ -443,6 +461,8 @@ def build_model(config, classes, dtype=None):
         config.regulariser,
         config.seed,
         config.score_megabytes * 2**20,
+        config.mixture_components,
+        config.mixture_tau,
     )
 
 

@@ -6,7 +6,8 @@ from keras import ops
 
 from amdim_tf import blockwise
 from amdim_tf.errors import InputError
-from amdim_tf.nce import DIRECTIONS, draw_antecedents, nce
+from amdim_tf.mixture import expectation
+from amdim_tf.nce import DIRECTIONS, antecedent_rows, draw_antecedents, nce
 
 SCALES = (1, 5, 7)
 
@@ -47,8 +48,10 @@ def multiscale_nce(
     score_bytes=2**28,
     consequents=None,
     first=0,
+    components=None,
+    tau=1.0,
 ):
-    """The multiscale objective (Equation 5): every task in both directions.
+    """The multiscale objective (Equations 5 and 6): every task in both directions.
 
     Args:
         view1, view2: embeddings of the two views, {n: (b,n,n,D)} and (b,D) for n = 1.
@@ -61,9 +64,15 @@ def multiscale_nce(
             `consequent_scales`; None if there are no others.
         first: the place among them of this replica's first image.
 
+        components: mixture features (b,k,D) of both views, which are then the antecedents at scale
+            1 in place of the embeddings; see `mixture`.
+        tau: of their posterior.
+
     Returns:
-        (losses, penalty): {"n-m": scalar}, each the mean of both directions, in nats, and the
-        regulariser, the mean of both directions summed over tasks. The objective is their sum.
+        (losses, penalty, entropies): {"n-m": scalar}, each the mean of both directions, in nats;
+        the regulariser, the mean of both directions summed over tasks; and of the posteriors of
+        `components` {"n-m": scalar}, in nats. The objective is the sum of the first two less that
+        of the entropies / tau.
     """
 
     def flat(views):
@@ -72,16 +81,20 @@ def multiscale_nce(
             for view in views
         ]
 
-    locations = [
-        {1: ops.zeros_like(view[1][..., 0], "int32")}
-        | {n: drawn[side] for n, drawn in locations.items()}
-        for side, view in enumerate((view1, view2))
-    ]
+    locations = [{n: drawn[side] for n, drawn in locations.items()} for side in (0, 1)]
     views = flat((view1, view2))
     targets = views if consequents is None else flat(consequents)
     groups = {m: [n for n, to in tasks if to == m] for m in consequent_scales(tasks)}
+    if components is not None:
+        targets = [{m: view[m] for m in groups} for view in targets]
+        views = [
+            {1: features} | {n: view[n] for n in antecedent_scales(tasks)}
+            for view, features in zip(views, components, strict=True)
+        ]
+    rows = {m: antecedent_rows(views[0], scales) for m, scales in groups.items()}
     images, others = views[0][1].shape[0], targets[0][min(groups)].shape[0]
-    block = blockwise.block_size(images, others, groups, score_bytes)
+    counts = {m: max(part.stop for part in rows[m].values()) for m in groups}
+    block = blockwise.block_size(images, others, counts, score_bytes)
     if block:
         values = blockwise.nce_of_groups(
             views, targets, locations, groups, clip, regulariser, first, block
@@ -100,14 +113,18 @@ def multiscale_nce(
             for a, b in DIRECTIONS
         ]
 
-    losses, penalty = {}, 0
-    for (m, scales), (loss12, penalty12), (loss21, penalty21) in zip(
-        groups.items(), values[::2], values[1::2], strict=True
-    ):
-        penalty += ops.sum(penalty12 + penalty21) / 2
-        for i, n in enumerate(scales):
-            losses[n, m] = (loss12[i] + loss21[i]) / 2
-    return {f"{n}-{m}": losses[n, m] for n, m in tasks}, penalty
+    losses, entropies, penalty = {}, {}, 0
+    for m, *both in zip(groups, values[::2], values[1::2], strict=True):
+        for n, part in rows[m].items():
+            expected = [expectation(loss[part], tau) for loss, _ in both]
+            losses[n, m], entropies[n, m] = (sum(pair) / 2 for pair in zip(*expected, strict=True))
+            penalty += sum(ops.mean(each[part]) for _, each in both) / 2
+    mixed = [(n, m) for n, m in tasks if n == 1 and components is not None]
+    return (
+        {f"{n}-{m}": losses[n, m] for n, m in tasks},
+        penalty,
+        {f"{n}-{m}": entropies[n, m] for n, m in mixed},
+    )
 
 
 def information_bound(loss, batch, m):

@@ -28,7 +28,7 @@ def nce(antecedents, consequents, clip=20.0, regulariser=5e-2, first=0):
         first: the first of the b images, among B.
 
     Returns:
-        (losses, penalties): (T,), at least float32; the mean over the b*L positives, in nats, and
+        (losses, penalties): (T,b,L), at least float32, -s_nce of each positive, in nats; and (T,),
         the weighted score regulariser.
 
     Raises:
@@ -45,7 +45,7 @@ def nce(antecedents, consequents, clip=20.0, regulariser=5e-2, first=0):
     positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
     of_image = ops.where(same_image, -float("inf"), ops.logsumexp(scores, axis=3))  # (T, b, B)
     negatives = ops.logsumexp(of_image, axis=2, keepdims=True)  # (T, b, 1)
-    return ops.mean(ops.softplus(negatives - positives), axis=(1, 2)), penalties
+    return ops.softplus(negatives - positives), penalties
 
 
 def score(antecedents, consequents):
@@ -66,9 +66,26 @@ def clipped(scores, clip):
 
 
 def draw_antecedents(view, scales, locations):
-    """Antecedents (T,b,D) of a view {n: (b,n*n,D)} at `locations` {n: (b,)}, for each scale."""
+    """Antecedents (T,b,D) of a view {n: (b,n*n,D)} at `locations` {n: (b,)}, for each scale.
+
+    At scale 1 all there are: f1, or the components of a mixture (b,k,D) in its place.
+    """
     drawn = []
     for n in scales:
+        if n == 1:
+            drawn.append(ops.transpose(view[1], (1, 0, 2)))
+            continue
         index = ops.reshape(locations[n], (-1, 1, 1))
-        drawn.append(ops.squeeze(ops.take_along_axis(view[n], index, axis=1), axis=1))
-    return ops.stack(drawn)
+        row = ops.take_along_axis(view[n], index, axis=1)
+        drawn.append(ops.transpose(row, (1, 0, 2)))
+    return ops.concatenate(drawn)
+
+
+def antecedent_rows(view, scales):
+    """Which rows T of `draw_antecedents` are of each scale, {n: slice}."""
+    rows, start = {}, 0
+    for n in scales:
+        count = view[1].shape[1] if n == 1 else 1
+        rows[n] = slice(start, start + count)
+        start += count
+    return rows

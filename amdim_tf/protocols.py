@@ -134,25 +134,29 @@ def report(scores, labels, class_names):
         bootstrap over images; and counts (classes,classes) by true and predicted class.
     """
     right = hits(scores, labels)
-    sample = stats.bootstrap(
-        (right,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=50,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    interval = [float(limit) for limit in sample.confidence_interval]
     confusion = metrics.confusion_matrix(
         labels, scores.argmax(1), labels=np.arange(len(class_names))
     )
     parts = np.diag(confusion) / np.maximum(confusion.sum(1), 1)
     return {
         "top1": float(right.mean()),
-        "interval": interval,
+        "interval": interval(right),
         "top5": top(scores, labels, min(5, len(class_names))),
         "per_class": dict(zip(class_names, parts.round(4).tolist(), strict=True)),
     }, confusion
+
+
+def interval(values):
+    """The 95 % interval of the mean of `values` (N,), by bootstrap, as [low, high]."""
+    sample = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=50,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return [float(limit) for limit in sample.confidence_interval]
 
 
 def balanced_subset(split, fraction, classes):

@@ -70,6 +70,8 @@ def _row(result):
         differences.append(f"{seen} training images of {images}")
     if result["fast"]:
         differences.append("classifiers on features without augmentation")
+    if result.get("features", "f1") != "f1":
+        differences.append("all mixture features")
     if result["label_fraction"] < 1:
         differences.append(f"{result['labelled_images']} labels")
     figure = paper.get(result["protocol"])

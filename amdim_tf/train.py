@@ -13,6 +13,7 @@ from amdim_tf.callbacks import (
     BadNumbers,
     Checkpoints,
     Measurements,
+    Pictures,
     Progress,
     stop_on_signals,
 )
@@ -107,6 +108,9 @@ def train(
         run.record_start(first_step)
         print(plan(config, data, model, first_step, last_step, run.path))
         callbacks.insert(0, Progress(config.batch_size, first_step, last_step))
+        if config.pictures_every and config.objective == "amdim":
+            every = config.pictures_every * epoch_steps
+            callbacks.append(Pictures(run.path / "pictures", every, config, data))
 
     to_views = pipeline.views_of(data, config)
     if views_on == "accelerator":

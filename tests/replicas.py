@@ -18,7 +18,8 @@ BATCH, STEPS = 8, 10
 
 
 def weights_after_training(strategy, case):
-    """Logs and weights; `case` names xla (compiled regions), bn (inside, too), micro (batches).
+    """Logs and weights; `case` names xla (compiled regions), bn (inside, too), micro (batches),
+    mixture (features).
 
     And nan: an image of the fourth batch is not a number, which the last replica sees.
     """
@@ -43,7 +44,7 @@ def weights_after_training(strategy, case):
         keras.utils.set_random_seed(0)
         # In float64 nothing but a mistake makes a difference.
         encoder = Encoder(32, ndf=4, nrkhs=16, ndepth=1, use_bn="bn" in case, dtype="float64")
-        model = AMDIM(encoder, classes=0)
+        model = AMDIM(encoder, classes=0, components=2 * ("mixture" in case))
         model.compile(optimizer=AdamL2(1e-2), jit_compile=False)
         if "xla" in case or "micro" in case:
             model.divide("xla" in case, 2 * ("micro" in case))
@@ -52,7 +53,8 @@ def weights_after_training(strategy, case):
         name: np.array(logs[name])
         for name in ("loss", "regulariser", "nce_5-5", "bound_1-7", "skipped")
     }
-    weights = [w for part in (model.encoder, model.phi5, model.phi7) for w in part.weights]
+    parts = filter(None, (model.encoder, model.phi5, model.phi7, model.mixture))
+    weights = [w for part in parts for w in part.weights]
     # Paths differ by the number that Keras gives the model.
     return values | {f"{i}/{w.path.split('/')[-1]}": w.numpy() for i, w in enumerate(weights)}
 

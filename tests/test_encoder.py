@@ -25,17 +25,27 @@ def test_shapes_and_reload(size, width, use_bn, tmp_path):
     assert reloaded.get_config() == encoder.get_config()
 
 
-def test_locations_of_f7_see_only_their_own_patch():
-    encoder = Encoder(image_size=32, ndf=4, nrkhs=16, ndepth=2)
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+def test_a_location_sees_its_receptive_field_and_no_more(image_size):
+    encoder = Encoder(image_size, ndf=2, nrkhs=16, ndepth=2)
     for variable in encoder.trainable_variables:
         variable.assign(tf.random.stateless_normal(variable.shape, (0, 1)))
-    images = tf.Variable(tf.random.stateless_normal((1, 32, 32, 3), (0, 2)))
-    with tf.GradientTape() as tape:
-        corner = tf.reduce_sum(encoder(images)["f7"][:, 0, 0])
-    seen = np.abs(tape.gradient(corner, images)[0]).max(-1) > 0
-    # conv 3/1, block 4/2, block 2/2: 3 + (4-1) + (2-1)*2 pixels.
-    assert seen[:8, :8].all()
-    assert not seen[8:].any() and not seen[:, 8:].any()
+    images = tf.Variable(tf.random.stateless_normal((1, image_size, image_size, 3), (0, 2)))
+    places = [(7, 0, 0), (7, 2, 4), (7, 6, 6), (5, 1, 3)]
+    with tf.GradientTape(persistent=True) as tape:
+        features = encoder(images)
+        values = [tf.reduce_sum(features[f"f{n}"][:, i, j]) for n, i, j in places]
+    for (n, *place), value in zip(places, values, strict=True):
+        seen = np.abs(tape.gradient(value, images)[0]).max(-1) > 0
+        start, size, stride = encoder.receptive_field(n)
+        for axis, index in enumerate(place):
+            rows = np.flatnonzero(seen.any(1 - axis))
+            first = start + index * stride
+            low, high = max(first, 0), min(first + size, image_size)
+            assert (rows[0], rows[-1] + 1) == (low, high), (n, place, axis)
+    if image_size == 32:
+        # conv 3/1, block 4/2, block 2/2: 3 + (4-1) + (2-1)*2 pixels, one location every 4.
+        assert encoder.receptive_field(7) == (0, 8, 4)
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,17 @@ def test_from_training_to_evaluation_and_export(dataset, splits, tmp_path, monke
 
 
 def measure(config, path, data_dir):
+    mixture = config.dataset == "stl10"
+    config.mixture_components = 2 * mixture
     result = train(config, path, data_dir, baselines=False)
     assert result["accuracy"]["frozen"]["knn"] <= 1 and result["train_images"] >= 100
     assert (path / "export" / "1" / "saved_model.pb").exists()
     chosen = ("knn", "linear", "mlp")
-    results = evaluate(path, evaluation_config(str(path)), chosen, data_dir, fast=True)
+    features = "mixture" if mixture else "f1"
+    evaluated = evaluation_config(str(path))
+    results = evaluate(path, evaluated, chosen, data_dir, fast=True, features=features)
     for protocol in chosen:
-        name = f"{config.dataset}-{protocol}" + ("" if protocol == "knn" else "-fast")
+        name = f"{config.dataset}-{protocol}" + "-fast" * (protocol != "knn") + "-mixture" * mixture
         written = json.loads((path / "evaluation" / f"{name}.json").read_text())
         assert written == results[protocol]
         assert written["accuracy"]["top1"] <= written["accuracy"]["top5"] <= 1
@@ -287,7 +291,9 @@ def test_refusals_are_one_sentence(case, tmp_path):
     assert re.search(expected, message), message
 
 
-def test_a_label_fraction_out_of_range_is_refused(run):
+def test_what_a_run_does_not_have_is_refused(run):
+    with pytest.raises(InputError, match="runs with mixture_components. Received: workdir="):
+        evaluate(run, evaluation_config(str(run)), features="mixture")
     for fraction in (0.0, 1.5):
         with pytest.raises(InputError, match="label_fraction must lie in 0..1"):
             evaluate(run, evaluation_config(str(run)), label_fraction=fraction)

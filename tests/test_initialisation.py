@@ -67,7 +67,7 @@ def test_losses(expected, models):
     x2 = tf.reverse(x1, axis=[2])
     ours = []
     for model in models:
-        losses, penalty, _ = model.objective(x1, x2, model.antecedent_locations(len(x1)))
+        losses, penalty, *_ = model.objective(x1, x2, model.antecedent_locations(len(x1)))
         values = {name: float(loss) for name, loss in losses.items()} | {
             "regulariser": float(penalty)
         }

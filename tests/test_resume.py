@@ -119,8 +119,13 @@ def test_a_second_signal_ends_it_at_once(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", twice)
-    with pytest.raises(KeyboardInterrupt):
-        train(small_config(), tmp_path, baselines=False)
+    # A shell has what it runs in the background ignore SIGINT.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config(), tmp_path, baselines=False)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.fixture

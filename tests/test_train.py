@@ -62,7 +62,7 @@ def test_a_run_leaves_everything_behind(finished):
 
 def test_a_checkpoint_holds_every_variable(tmp_path):
     """Also running averages inside the trunk, and the encoder can be had by itself."""
-    config = small(use_bn=True)
+    config = small(use_bn=True, mixture_components=2)
     run = RunDirectory(tmp_path, config)
     models = [build(config, classes=3, last_step=1) for _ in range(2)]
     generator = np.random.default_rng(0)
@@ -76,7 +76,10 @@ def test_a_checkpoint_holds_every_variable(tmp_path):
     write_json(tmp_path / "classes.json", ["a", "b", "c"])
     model, step = load_model(tmp_path)
     assert step == 1 and len(model.encoder.variables) > 30
-    parts = [(models[0].encoder, model.encoder), (models[0].probes, model.probes)]
+    parts = [
+        (getattr(models[0], name), getattr(model, name))
+        for name in ("encoder", "probes", "mixture")
+    ]
     for ours, theirs in [*zip(*owners, strict=True), *parts]:
         for saved, restored in zip(ours.variables, theirs.variables, strict=True):
             np.testing.assert_array_equal(saved.numpy(), restored.numpy(), saved.path)
@@ -123,7 +126,7 @@ def test_a_directory_that_holds_something_else_is_refused(content, tmp_path):
         ({"std": (0.2, 0.0, 0.2)}, "std must be three numbers"),
         ({"decays": (0.5, 30.0)}, "decays must be parts"),
         ({"clip": -1.0}, "clip must be at least 0"),
-        ({"source": "zip"}, "tfds, folder, photo_patches. Received: source='zip'"),
+        ({"source": "zip"}, "tfds, folder, photo_patches, photo_pairs. Received: source='zip'"),
         ({"objective": "dim"}, "amdim, supervised. Received: objective='dim'"),
         ({"precision": "half"}, "float32, mixed_bfloat16, mixed_float16. Received.*'half'"),
         ({"micro_batch": 4, "use_bn": True}, "without use_bn.*micro_batch=4, use_bn=True"),

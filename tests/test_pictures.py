@@ -1,0 +1,130 @@
+"""What the pictures show, and that they can be read."""
+
+import itertools
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amdim_tf import maps, pictures
+from amdim_tf.config import load_config
+from amdim_tf.errors import InputError
+from amdim_tf.train import train
+from amdim_tf.visualize import visualize
+
+GENERATOR = np.random.default_rng(0)
+
+
+def halves(flat):
+    """A posterior (1,2,7,7) that is one-hot by `flat` (7,7) of components."""
+    return np.stack([flat == 0, flat == 1])[None].astype("float32")
+
+
+def test_separation():
+    left = np.broadcast_to(np.arange(7) < 3, (7, 7)).astype(int)
+    assert maps.separation(halves(left)) == maps.separation(halves(1 - left)) == 1
+    assert maps.separation(halves(left.T)) == pytest.approx((3 * 3 + 4 * 3) / 42)
+    assert maps.separation(np.ones((1, 1, 7, 7))) == 0.5
+    mostly = left.copy()
+    mostly[0, 0] = 0  # one of 42 is in the other half; the middle column does not count
+    mostly[:, 3] = 1
+    assert maps.separation(halves(mostly)) == pytest.approx(41 / 42)
+
+
+def test_neighbours_and_scores():
+    f1 = np.array([[1, 0], [0, 1], [2, 0.1], [1, 0.5]], "float32")
+    places, cosines = maps.neighbours(f1, 2)
+    assert places[0].tolist() == [2, 3]
+    assert cosines[0] == pytest.approx([0.9988, 0.8944], abs=1e-4)
+    assert maps.same_class(f1, np.array([0, 1, 0, 1]), 1) == pytest.approx(0.75)
+    locations = GENERATOR.normal(size=(2, 5, 5, 2)).astype("float32")
+    expected = np.einsum("nd,nijd->nij", f1[:2], locations) / np.sqrt(2)
+    np.testing.assert_allclose(maps.matching(f1[:2], locations), expected, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A run of pairs, its report, and the figures before they were closed."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    config = load_config("photo_pairs")
+    config.update({"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "steps": 20})
+    config.update({"log_every": 5, "probe_images": 100, "pictures_every": 1})
+    train(config, path, baselines=False)
+    figures = {}
+    save = pictures.save
+
+    def keep(figure, path):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plt, "close", lambda _: None)
+            save(figure, path)
+        figures[path.name] = figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "save", keep)
+        report = visualize(path, config, count=70)
+    yield path, report, figures
+    plt.close("all")
+
+
+def test_pictures_can_be_read(drawn):
+    path, _, figures = drawn
+    panels = {"retrieval": 4 * 16, "views": 5 * 5, "segmentation": 5 * 7, "map": 1, "curves": 3}
+    assert set(figures) == set(panels)
+    for name, figure in figures.items():
+        picture = tf.io.decode_png((path / "pictures" / f"{name}.png").read_bytes()).numpy()
+        height, width, _ = picture.shape
+        assert 400 <= height <= 2000 and 700 <= width <= 2400, (name, picture.shape)
+        assert (path / "pictures" / f"{name}.svg").read_text().rstrip().endswith("</svg>")
+        axes = [each for each in figure.axes if each.get_label() != "<colorbar>"]
+        assert len(axes) == panels[name]
+        for each in axes:
+            drawn_there = [*each.images, *each.lines]
+            assert drawn_there and (each.lines or np.std(each.images[0].get_array()) > 0), name
+        check_texts(figure, name)
+
+
+def test_pictures_while_training(drawn):
+    path, *_ = drawn
+    (events,) = (path / "pictures").glob("events.*")
+    found = {}
+    for event in tf.compat.v1.train.summary_iterator(str(events)):
+        for value in event.summary.value:
+            found[value.tag, event.step] = tf.io.decode_png(value.tensor.string_val[2])
+    assert set(found) == {(name, 20) for name in ("retrieval", "views", "segmentation", "map")}
+    assert all(np.std(picture[..., :3]) > 10 for picture in found.values())
+
+
+def check_texts(figure, name):
+    """No text lies on another or outside of the picture, and none is tiny."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    texts = [text for each in figure.axes for text in (each.title, each.xaxis.label)]
+    texts += [figure._suptitle] if figure._suptitle else []
+    texts += [text for legend in figure.legends for text in legend.get_texts()]
+    texts = [text for text in texts if text.get_text()]
+    assert texts, name
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    for text, box in zip(texts, boxes, strict=True):
+        assert text.get_fontsize() >= 7, (name, text)
+        assert 0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, (name, text)
+    for (a, first), (b, second) in itertools.combinations(zip(texts, boxes, strict=True), 2):
+        assert not first.overlaps(second), (name, a, b)
+
+
+def test_the_report(drawn):
+    path, report, _ = drawn
+    assert json.loads((path / "pictures" / "report.json").read_text()) == report
+    assert report["step"] == 20 and report["images"] == 70
+    for found in report["separation"].values():
+        low, high = found["interval"]
+        assert low <= found["difference"] <= high
+        assert 0.5 <= found["top_bottom"] <= 1 and 0.5 <= found["left_right"] <= 1
+
+
+def test_what_cannot_be_shown_is_refused(drawn):
+    path, *_ = drawn
+    config = load_config("photo_pairs")
+    with pytest.raises(InputError, match="images must be at least 16. Received: 3"):
+        visualize(path, config, count=3)
