@@ -10,10 +10,10 @@ from amdim_tf.nce import nce, score
 BATCH = 64
 
 
-def features(model, images):
-    """`AMDIM.features` of normalised images (N,S,S,3), as NumPy arrays, `BATCH` at a time."""
-    parts = [model.features(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-    return {name: np.concatenate([np.float32(part[name]) for part in parts]) for name in parts[0]}
+def feature(model, images, name):
+    """One of `AMDIM.features` of normalised images (N,S,S,3), as an array; `BATCH` at a time."""
+    parts = [model.features(images[i : i + BATCH])[name] for i in range(0, len(images), BATCH)]
+    return np.concatenate([np.float32(part) for part in parts])
 
 
 def matching(antecedents, locations):

@@ -13,11 +13,13 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.manifold import TSNE
 
 from amdim_tf import datasets, maps, pipeline
+from amdim_tf.errors import InputError
 
 COLOURS = np.array(plt.get_cmap("tab10").colors)
 OPACITY = 0.6
 # Rows of the pictures, and images that stand beside a query.
 QUERIES, PAIRS, NEIGHBOURS = 4, 5, 7
+LEAST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +36,15 @@ def choose(data, config, count):
     """The first `count` test images, and views of a batch of them.
 
     Of data without a test set they are training images.
+
+    Raises:
+        InputError: too few to draw.
     """
     split = data.test or data.train
+    if min(count, split.size) < LEAST:
+        raise InputError(
+            f"Pictures take at least {LEAST} images. Received: images={count}, of {split.size}"
+        )
     examples = split.examples.take(count).map(lambda record, label: (record, tf.maximum(label, 0)))
     split = datasets.Split(examples, min(count, split.size))
     batches = pipeline.test_batches(data, split, config).as_numpy_iterator()
@@ -62,22 +71,22 @@ def draw(model, config, shown, class_names, controls=None):
     def pixels(images):
         return np.clip(images * np.array(config.std) + config.mean, 0, 1)
 
-    f1 = maps.features(model, shown.images)["f1"]
+    f1 = maps.feature(model, shown.images, "f1")
     places, cosines = maps.neighbours(f1, NEIGHBOURS)
     rows = []
     for query in range(QUERIES):
         chosen = [query, *places[query]]
-        found = maps.features(model, shown.images[chosen])["r7"]
+        found = maps.feature(model, shown.images[chosen], "r7")
         scores = maps.matching(f1[query], found)
         rows.append((pixels(shown.images[chosen]), scores, cosines[query]))
     yield "retrieval", retrieval(frame, rows)
 
     x1, x2 = shown.x1[:PAIRS], shown.x2[:PAIRS]
-    ours, theirs = maps.features(model, x1), maps.features(model, x2)
+    r1, r5, r7 = (maps.feature(model, x1, name) for name in ("r1", "r5", "r7"))
     matches = {
-        (1, 7): maps.matching(ours["r1"], theirs["r7"]),
-        (7, 7): maps.matching(ours["r7"][:, 3, 3], theirs["r7"]),
-        (5, 5): maps.matching(ours["r5"][:, 2, 2], theirs["r5"]),
+        (1, 7): maps.matching(r1, maps.feature(model, x2, "r7")),
+        (7, 7): maps.matching(r7[:, 3, 3], maps.feature(model, x2, "r7")),
+        (5, 5): maps.matching(r5[:, 2, 2], maps.feature(model, x2, "r5")),
     }
     yield "views", views(frame, pixels(x1), pixels(x2), matches)
 

@@ -11,38 +11,10 @@ from amdim_tf.errors import InputError
 from amdim_tf.evaluate import evaluation_config
 from amdim_tf.files import write_json
 from amdim_tf.protocols import interval
-from amdim_tf.run_directory import load_model
+from amdim_tf.run_directory import load_model, run_config
 from amdim_tf.train import build
 
 FLAGS = flags.FLAGS
-
-
-def report(model, untrained, shown, config):
-    """Of the trained and the untrained model, {name: {"trained": ..., "untrained": ...}}.
-
-    `same_class` is the part of the nearest images that are of the query's class. `separation`, of
-    photo_pairs, is how much better posteriors tell left from right, where the photographs differ,
-    than top from bottom; with its 95 % interval by bootstrap over images.
-    """
-    both, found = {"trained": model, "untrained": untrained}, {}
-    if config.source != "photo_pairs" or not model.mixture:
-        found["same_class"] = {
-            name: maps.same_class(
-                maps.features(each, shown.images)["f1"], shown.labels, pictures.NEIGHBOURS
-            )
-            for name, each in both.items()
-        }
-        return found
-    for name, each in both.items():
-        q = maps.posteriors(each, shown.images, shown.images)
-        sides, ends = maps.separation(q), maps.separation(q.swapaxes(2, 3))
-        found[name] = {
-            "left_right": float(sides.mean()),
-            "top_bottom": float(ends.mean()),
-            "difference": float((sides - ends).mean()),
-            "interval": interval(sides - ends),
-        }
-    return {"separation": found}
 
 
 def visualize(workdir, config, data_dir=None, count=1000):
@@ -66,29 +38,52 @@ def visualize(workdir, config, data_dir=None, count=1000):
         raise InputError(f"workdir must be a run of the amdim objective. Received: {workdir}")
     data = datasets.load(config, data_dir)
     shown = pictures.choose(data, config, count)
-    if len(shown.images) < 2 * (pictures.NEIGHBOURS + 1):
-        raise InputError(
-            f"images must be at least {2 * (pictures.NEIGHBOURS + 1)}. Received: {count}"
-        )
+    components = model.mixture.components if model.mixture else 0
+    untrained = {k: without_training(workdir, k) for k in (components, min(components, 1))}
+    controls = {f"untrained, k = {k}": other for k, other in untrained.items()}
+    drawn = [*pictures.draw(model, config, shown, data.class_names, controls)]
+    metrics = pathlib.Path(workdir) / "metrics.jsonl"
+    if metrics.exists():
+        lines = map(json.loads, metrics.read_text().splitlines())
+        drawn.append(("curves", pictures.curves(list(lines))))
     folder = pathlib.Path(workdir) / "pictures"
     folder.mkdir(exist_ok=True)
-    untrained = build(config, len(data.class_names), 1)
-    controls = {}
-    if model.mixture:
-        controls[f"untrained, k = {model.mixture.components}"] = untrained
-        single = config.copy_and_resolve_references()
-        single.mixture_components = 1
-        controls["untrained, k = 1"] = build(single, len(data.class_names), 1)
-    drawn = pictures.draw(model, config, shown, data.class_names, controls)
-    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    drawn = [*drawn, ("curves", pictures.curves([json.loads(line) for line in lines]))]
     for name, figure in drawn:
         pictures.save(figure, folder / name)
         print(f"Wrote {folder / name}.png and .svg", flush=True)
     measured = {"step": step, "images": len(shown.images)}
-    measured |= report(model, untrained, shown, config)
+    for name, each in (("trained", model), ("untrained", untrained[components])):
+        measured[name] = report(each, shown, data, config)
     write_json(folder / "report.json", measured)
     return measured
+
+
+def without_training(workdir, components):
+    """A model of the size of that of a run, untrained, with so many `components`."""
+    config = run_config(workdir)
+    config.mixture_components = components
+    return build(config, 0, 1)
+
+
+def report(model, shown, data, config):
+    """What the pictures of a model show, in numbers.
+
+    `same_class` is the part of the nearest images that are of the query's class. Of photo_pairs,
+    `left_right` is how well posteriors tell the photographs apart, see `maps.separation`, and
+    `top_bottom` how well they tell those halves, between which there is no border; `difference` is
+    that of both, with its 95 % `interval` by bootstrap over images.
+    """
+    found = {}
+    if data.class_names:
+        f1 = maps.feature(model, shown.images, "f1")
+        found["same_class"] = maps.same_class(f1, shown.labels, pictures.NEIGHBOURS)
+    if config.source == "photo_pairs" and model.mixture:
+        q = maps.posteriors(model, shown.images, shown.images)
+        sides, ends = maps.separation(q), maps.separation(q.swapaxes(2, 3))
+        found["left_right"], found["top_bottom"] = float(sides.mean()), float(ends.mean())
+        found["difference"] = float((sides - ends).mean())
+        found["interval"] = interval(sides - ends)
+    return found
 
 
 def main():

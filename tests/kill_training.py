@@ -1,16 +1,14 @@
 """Kills a small training at random instants and starts it again, until it ends.
 
 `kill_training.py FOLDER COUNT` compares FOLDER/killed, a run that was killed COUNT times, with
-FOLDER/whole, one that was not, and prints what it found as JSON. Each start is a fork of this
-process, which has imported TensorFlow but not used it.
+FOLDER/whole, one that was not, and prints what it found as JSON. `kill_training.py RUN` is such a
+training.
 """
 
-import faulthandler
 import json
-import os
 import pathlib
 import random
-import signal
+import subprocess
 import sys
 import time
 
@@ -29,11 +27,7 @@ def small_config():
 
 
 def start(path):
-    pid = os.fork()
-    if pid:
-        return pid
-    train(small_config(), path, baselines=False)
-    os._exit(0)
+    return subprocess.Popen([sys.executable, "-X", "faulthandler", __file__, path])
 
 
 def newest(path):
@@ -42,25 +36,26 @@ def newest(path):
 
 
 def main():
-    faulthandler.enable()
     folder, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-    whole, killed = folder / "whole", folder / "killed"
-    _, status = os.waitpid(start(whole), 0)
-    assert status == 0, f"wait status {status}"
+    whole, killed = start(folder / "whole"), folder / "killed"
     generator, steps = random.Random(0), []
     for i in range(count):
-        before, pid = newest(killed), start(killed)
+        before, process = newest(killed), start(killed)
         # In a step, in a save; the last time while the encoder is measured or exported.
         while newest(killed) < (min(before + 1, STEPS) if i + 1 < count else STEPS):
+            assert process.poll() is None, f"ended by itself with {process.returncode}"
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.1 if i + 1 < count else 1.5))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        process.kill()
+        process.wait()
         steps.append(newest(killed))
     finished = (killed / "result.json").exists()
-    _, status = os.waitpid(start(killed), 0)
+    status = {"killed": start(killed).wait(), "whole": whole.wait()}
     print(json.dumps({"killed_after": steps, "finished_before": finished, "status": status}))
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 2:
+        train(small_config(), pathlib.Path(sys.argv[1]), baselines=False)
+    else:
+        main()

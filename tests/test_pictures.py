@@ -117,7 +117,8 @@ def test_the_report(drawn):
     path, report, _ = drawn
     assert json.loads((path / "pictures" / "report.json").read_text()) == report
     assert report["step"] == 20 and report["images"] == 70
-    for found in report["separation"].values():
+    for found in (report["trained"], report["untrained"]):
+        assert 0 < found["same_class"] < 1
         low, high = found["interval"]
         assert low <= found["difference"] <= high
         assert 0.5 <= found["top_bottom"] <= 1 and 0.5 <= found["left_right"] <= 1
@@ -126,5 +127,5 @@ def test_the_report(drawn):
 def test_what_cannot_be_shown_is_refused(drawn):
     path, *_ = drawn
     config = load_config("photo_pairs")
-    with pytest.raises(InputError, match="images must be at least 16. Received: 3"):
+    with pytest.raises(InputError, match="at least 16 images. Received: images=3, of 840"):
         visualize(path, config, count=3)
