@@ -37,15 +37,21 @@ def jitter(images, factors, shift, order, before):
     return images
 
 
-@compiled
 def adjust(images, operation, factor):
     """Scales brightness, contrast or saturation of `images` (...,H,W,3) by `factor` (...).
 
     `operation` (...) int says which: the pixels move away from black, from the image's mean grey,
     or from their own grey.
     """
+    # Not compiled, see `compiled`. Rows first is four times faster than both axes at once.
+    mean = tf.reduce_mean(tf.reduce_mean(images, -3, keepdims=True), -2, keepdims=True)
+    return move_away(images, operation, factor, grayscale(mean))
+
+
+@compiled
+def move_away(images, operation, factor, mean):
+    """`adjust`, given the mean grey (...,1,1,3)."""
     gray = grayscale(images)
-    mean = tf.reduce_mean(gray, axis=(-3, -2, -1), keepdims=True)
     origin = tf.where(pixelwise(operation == CONTRAST), mean, gray)
     origin = tf.where(pixelwise(operation == BRIGHTNESS), 0.0, origin)
     return tf.clip_by_value(origin + pixelwise(factor) * (images - origin), 0.0, 255.0)
@@ -65,8 +71,8 @@ def shift_hue(images, shift):
     PIL keeps hue and saturation in 8 bits, whose steps are visible; they are kept here too.
     """
     r, g, b = tf.unstack(images, axis=-1)
-    value = tf.reduce_max(images, -1)
-    chroma = value - tf.reduce_min(images, -1)
+    value = tf.maximum(tf.maximum(r, g), b)
+    chroma = value - tf.minimum(tf.minimum(r, g), b)
     safe = tf.where(chroma > 0, chroma, 1.0)
     # Comparisons that hold up when XLA recomputes a channel with other rounding; equality with
     # `value` would not.

@@ -204,7 +204,11 @@ def first_image(batch):
 
 
 def compiled(function):
-    """`function` of nests of tensors, compiled by XLA."""
+    """`function` of nests of tensors, compiled by XLA.
+
+    If several threads call it, as those of `tf.data` do, it may not reduce floats on a processor:
+    XLA makes that a `YnnFusionThunk`, whose simultaneous first runs crash in TensorFlow 2.21.
+    """
     return tf.function(function, jit_compile=True, autograph=False) if tf else function
 
 

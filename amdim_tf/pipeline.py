@@ -131,7 +131,6 @@ def train_batches(data, config, first_step, last_step, to_views=None, worker=Non
         batches.map(draw_views, num_parallel_calls=AUTOTUNE)
         .apply(tf.data.experimental.assert_cardinality((last_step - first_step) * mine // part))
         .prefetch(AUTOTUNE)
-        .with_options(untuned())
     )
 
 
@@ -153,18 +152,7 @@ def test_batches(data, split, config):
     examples = split.examples.filter(lambda _, label: label != UNLABELLED)
     batches = overlapped(examples.enumerate().batch(TEST_BATCH), decode_batch)
     batches = batches.filter(lambda _, labels: tf.size(labels) > 0)
-    return batches.prefetch(AUTOTUNE).with_options(untuned())
-
-
-def untuned():
-    """Options without the thread that tunes a running pipeline; AUTOTUNE is then all cores.
-
-    Processes died of segmentation faults in a thread of TensorFlow's while they waited for a batch;
-    datasets that come and go inside of others, as here, are what that thread looks at.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
+    return batches.prefetch(AUTOTUNE)
 
 
 def attempt(data, transform, indices, records, labels):

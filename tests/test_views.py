@@ -9,6 +9,7 @@ from reference import GOLDEN
 
 from amdim_tf import color, views
 from amdim_tf.config import load_config
+from amdim_tf.distribution import compiled
 from amdim_tf.errors import InputError
 from amdim_tf.views import Policy, draw, two_views
 
@@ -99,6 +100,24 @@ def test_views_are_a_function_of_seed_and_step(geometry, size, shape):
     # Rounding moves some pixels of this noise across a step of PIL's 8-bit hue.
     assert np.mean(np.abs(first - compiled)) <= 0.05
     assert np.abs(first - compiled).max() <= 8
+
+
+@pytest.mark.parametrize("geometry", views.GEOMETRIES)
+def test_compiled_functions_may_start_in_several_threads(geometry):
+    # None holds what would crash, see `distribution.compiled`.
+    images, draws = tf.zeros([4, 96, 96, 3], tf.uint8), draw((0, 0), 4)
+    pairs, ones = tf.zeros([2, 4, 64, 64, 3]), tf.ones([2, 4])
+    reframe = compiled(lambda *x: views.reframe(x[0], 64, Policy(geometry), x[1]))
+    for function, *arguments in (
+        (reframe, images, draws),
+        (compiled(views.crop_boxes), draws[..., :1], tf.constant(96), tf.constant(96)),
+        (color.move_away, pairs, tf.zeros([2, 4], tf.int32), ones, pairs[:, :, :1, :1]),
+        (color.shift_hue, pairs, ones),
+        (color.select, ones > 0, pairs, pairs),
+        (color.desaturate, ones > 0, pairs),
+    ):
+        code = function.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+        assert "ENTRY" in code and "ynn" not in code
 
 
 @pytest.mark.parametrize("batch", [1, 5])
