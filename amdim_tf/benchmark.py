@@ -187,6 +187,8 @@ def step_speed(table, config, compiled, strategy, rate, runs):
     name = step_name(config, compiled)
     model, alone, with_views = steps(config, compiled, strategy)
     seconds = table.time(name, alone, runs)
+    whole = table.time(f"{name}, views included", with_views, runs)
+    table.add(f"{name}, views included, speed", seconds / whole, "parts of the step alone")
     flops = step_flops(model, config.batch_size)
     table.add(f"{name}, arithmetic", flops / 1e9, "GFLOP")
     table.add(f"{name}, of the product's rate", flops / seconds / rate, "parts")
@@ -197,8 +199,6 @@ def step_speed(table, config, compiled, strategy, rate, runs):
             for layer, shape in convolutions(model)
         )
         table.add(f"{name}, its convolutions one by one", one_by_one, "s")
-    whole = table.time(f"{name}, views included", with_views, runs)
-    table.add(f"{name}, views included, speed", seconds / whole, "parts of the step alone")
 
 
 def nce_step(batch, nrkhs, kept):
