@@ -515,8 +515,7 @@ def from_folder(config, folder):
 
 
 def _subfolders(folder):
-    # Python 3.10 finds files, too.
-    return tuple(sorted(path.name for path in folder.glob("*/") if path.is_dir()))
+    return tuple(sorted(path.name for path in folder.glob("*") if path.is_dir()))
 
 
 def _files(folder, labels):
