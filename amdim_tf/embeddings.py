@@ -19,7 +19,7 @@ class NearIdentity(keras.initializers.Initializer):
     """
 
     def __call__(self, shape, dtype=None):
-        noise = keras.random.uniform(shape[-2:], -0.01, 0.01, dtype=dtype)
+        noise = keras.initializers.RandomUniform(-0.01, 0.01)(shape[-2:], dtype)
         kernel = ops.where(ops.eye(*shape[-2:], dtype="bool"), ops.ones_like(noise), noise)
         return ops.reshape(kernel, shape)
 
