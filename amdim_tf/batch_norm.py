@@ -35,13 +35,14 @@ class BatchNorm(keras.layers.BatchNormalization):
         x = ops.reshape(ops.cast(inputs, dtype), (views, -1, *inputs.shape[1:]))
         axes = list(range(1, x.ndim - 1))
         mean = all_mean(ops.mean(x, axes, keepdims=True))
-        variance = all_mean(ops.mean(ops.square(x - mean), axes, keepdims=True))
+        x = x - mean
+        variance = all_mean(ops.mean(ops.square(x), axes, keepdims=True))
         count = ops.cast(replicas() * ops.size(x[0]) / inputs.shape[-1], dtype)
         for view in range(views):
             unbiased = variance[view] * count / (count - 1)
             self._update(self.moving_mean, mean[view])
             self._update(self.moving_variance, unbiased)
-        x = (x - mean) * (self.gamma * ops.rsqrt(variance + self.epsilon)) + self.beta
+        x = x * (self.gamma * ops.rsqrt(variance + self.epsilon)) + self.beta
         return ops.cast(ops.reshape(x, ops.shape(inputs)), inputs.dtype)
 
     def _update(self, average, value):

@@ -143,7 +143,7 @@ def convolution_step(layer, shape, batch):
     def step():
         with tf.GradientTape() as tape:
             tape.watch((x, kernel))
-            y = tf.nn.conv2d(x, kernel, layer.strides, "VALID")
+            y = layer.convolution_op(x, kernel)
         return y, tape.gradient(y, (x, kernel) if shape[-1] > 3 else kernel, y)
 
     return step

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from amdim_tf.batch_norm import BatchNorm
+from amdim_tf.convolution import Convolution
 from amdim_tf.encoder import bias_uniform, fan_in_uniform
 from amdim_tf.errors import InputError
 
@@ -49,7 +50,7 @@ class Phi(keras.layers.Layer):
         hidden_shape = (*input_shape[:-1], self.nrkhs)
 
         def conv(name, shape, kernel, bias=None):
-            layer = keras.layers.Conv2D(
+            layer = Convolution(
                 self.nrkhs,
                 1,
                 use_bias=bias is not None,

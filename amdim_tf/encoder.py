@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from amdim_tf.batch_norm import BatchNorm
+from amdim_tf.convolution import Convolution
 from amdim_tf.errors import InputError
 
 IMAGE_SIZES = (32, 64, 128)
@@ -84,7 +85,7 @@ class ResidualLayer(keras.layers.Layer):
                 f"filters must be at least that. Received: filters={self.filters}"
             )
         options = {"use_bias": False, "dtype": self.dtype_policy}
-        self.conv1 = keras.layers.Conv2D(
+        self.conv1 = Convolution(
             self.filters,
             self.width,
             self.stride,
@@ -93,7 +94,7 @@ class ResidualLayer(keras.layers.Layer):
             **options,
         )
         self.bn = BatchNorm(dtype=self.dtype_policy, name="bn") if self.use_bn else None
-        self.conv2 = keras.layers.Conv2D(
+        self.conv2 = Convolution(
             self.filters, 1, kernel_initializer="zeros", name="conv2", **options
         )
         self.growth = self.filters - channels

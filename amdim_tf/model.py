@@ -343,10 +343,9 @@ class AMDIM(Classifier):
         # Both views run through the trunk as one batch: larger products, the same values.
         projected = self._project(ops.concatenate([x1, x2]), training)
         embeddings = self.normalise(projected, training, views=2)
-        view1, view2 = (
-            {n: embedding[part] for n, embedding in embeddings.items()}
-            for part in (slice(None, batch), slice(batch, None))
-        )
+        # Not sliced: of a split the gradient is one concatenation, of slices sums of padded copies.
+        halves = {n: ops.split(embedding, 2) for n, embedding in embeddings.items()}
+        view1, view2 = ({n: half[view] for n, half in halves.items()} for view in (0, 1))
         consequents = None
         if distribution.replicas() > 1:
             consequents = [

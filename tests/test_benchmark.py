@@ -58,9 +58,9 @@ def test_the_arithmetic_is_that_of_the_graph():
     images = tf.zeros((2 * 8, 32, 32, 3))
     graph = tf.function(lambda: model.project(images)).get_concrete_function().graph
     forward = [
-        2 * math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[:3])
+        2 * math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[:-1])
         for op in graph.get_operations()
-        if op.type == "Conv2D"
+        if op.type in ("Conv2D", "MatMul")
     ]
     scores = 2 * 2 * 8 * 8 * (25 + 49 + 25) * 16
     # Forward and two gradients, but for that of the images.

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from amdim_tf.batch_norm import BatchNorm
+from amdim_tf.convolution import Convolution
 from amdim_tf.embeddings import Phi
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
@@ -65,6 +66,30 @@ def test_impossible_sizes_are_refused(arguments, expected):
 def test_phi_refuses_to_embed_in_fewer_dimensions():
     with pytest.raises(InputError, match="nrkhs=16"):
         Phi(16)(np.zeros((2, 5, 5, 32), "float32"))
+
+
+@pytest.mark.parametrize(
+    "side, width, stride", [(6, 1, 1), (6, 2, 2), (3, 3, 1), (6, 3, 1), (7, 2, 2)]
+)
+def test_windows_that_do_not_overlap_are_convolved_by_a_product(side, width, stride):
+    layers = [
+        kind(5, width, stride, bias_initializer="ones", dtype="float64")
+        for kind in (Convolution, keras.layers.Conv2D)
+    ]
+    images = tf.random.stateless_normal((4, side, side, 3), (0, 0), dtype="float64")
+    results = []
+    for layer in layers:
+        layer.build(images.shape)
+        layer.kernel.assign(layers[0].kernel)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            y = layer(images)
+        results.append([y, *tape.gradient(y, (images, layer.kernel), y)])
+    for value, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
+    graph = tf.function(layers[0]).get_concrete_function(images).graph
+    whole = side % width == 0 and (stride == width or side == width)
+    assert any(op.type == "Conv2D" for op in graph.get_operations()) != whole
 
 
 def test_batch_norm_of_two_views_is_two_calls_of_one_view():
