@@ -52,22 +52,27 @@ class Table:
         print(f"{name}: {value:.4g} {unit}", flush=True)
         return value
 
-    def time(self, name, function, runs):
-        """Adds the seconds of `function()`, and returns their median."""
-        low, median, high = quartiles(function, runs)
-        return self.add(name, median, "s", low, high)
+    def time(self, functions, runs):
+        """Adds the seconds of `functions` {name: function}, and returns their medians."""
+        rows = zip(functions, quartiles(functions.values(), runs), strict=True)
+        return [self.add(name, median, "s", low, high) for name, (low, median, high) in rows]
 
 
-def quartiles(function, runs):
-    """The quartiles of the seconds that `function()` takes."""
-    for _ in range(WARM_UP):
-        function()
-    seconds = []
+def quartiles(functions, runs):
+    """The quartiles of the seconds that each of `functions` takes.
+
+    They are called in turn, so that what else the machine does reaches all of them.
+    """
+    for function in functions:
+        for _ in range(WARM_UP):
+            function()
+    seconds = [[] for _ in functions]
     for _ in range(runs):
-        started = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - started)
-    return np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+        for function, times in zip(functions, seconds, strict=True):
+            started = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - started)
+    return np.quantile(seconds, (0.25, 0.5, 0.75), axis=1).T.tolist()
 
 
 def peak_bytes(function):
@@ -149,16 +154,12 @@ def convolution_step(layer, shape, batch):
     return step
 
 
-def matrix_product(table, precision, runs):
-    """The rate of a large product, FLOP/s."""
+def matrix_product(precision):
+    """A function that computes a large product."""
     dtype = keras.dtype_policies.get(precision).compute_dtype
     square = tf.cast(tf.random.stateless_normal((PRODUCT, PRODUCT), (0, 0)), dtype)
     product = tf.function(lambda: tf.reduce_sum(tf.matmul(square, square)))
-    name = f"{dtype} product of {PRODUCT}x{PRODUCT} matrices"
-    seconds = table.time(name, lambda: float(product()), runs)
-    rate = 2 * PRODUCT**3 / seconds
-    table.add(f"{name}, rate", rate / 1e9, "GFLOP/s")
-    return rate
+    return lambda: float(product())
 
 
 def steps(config, compiled, strategy):
@@ -182,20 +183,24 @@ def step_name(config, compiled):
     return f"step, {config.precision}, XLA {'on' if compiled else 'off'}"
 
 
-def step_speed(table, config, compiled, strategy, rate, runs):
-    """The training step, against the `rate` of a large product."""
+def step_speed(table, config, compiled, strategy, runs):
+    """The training step, against the rate of a large product beside it."""
     name = step_name(config, compiled)
     model, alone, with_views = steps(config, compiled, strategy)
-    seconds = table.time(name, alone, runs)
-    whole = table.time(f"{name}, views included", with_views, runs)
+    product = f"{name}, product of {PRODUCT}x{PRODUCT} matrices beside it"
+    functions = {name: alone, product: matrix_product(config.precision)}
+    seconds, of_product = table.time(functions, runs)
+    # Not in turn: the views of the next steps would be made beside other measurements.
+    (whole,) = table.time({f"{name}, views included": with_views}, runs)
     table.add(f"{name}, views included, speed", seconds / whole, "parts of the step alone")
-    flops = step_flops(model, config.batch_size)
+    flops, rate = step_flops(model, config.batch_size), 2 * PRODUCT**3 / of_product
     table.add(f"{name}, arithmetic", flops / 1e9, "GFLOP")
+    table.add(f"{product}, rate", rate / 1e9, "GFLOP/s")
     table.add(f"{name}, of the product's rate", flops / seconds / rate, "parts")
     table.add(f"{name}, speed", config.batch_size / seconds, "pairs/s")
     if not compiled:
         one_by_one = sum(
-            quartiles(convolution_step(layer, shape, config.batch_size), runs)[1]
+            quartiles([convolution_step(layer, shape, config.batch_size)], runs)[0][1]
             for layer, shape in convolutions(model)
         )
         table.add(f"{name}, its convolutions one by one", one_by_one, "s")
@@ -293,10 +298,10 @@ def make_views(table, runs):
             batches = iter(pipeline.train_batches(data, config, 0, 10**4))
             name = f"views of {size} pixels from {source}, one core"
             several = functools.partial(lambda b: [next(b) for _ in range(BURST)], batches)
-            seconds = table.time(f"{name}, {BURST} batches of {batch}", several, runs)
+            (seconds,) = table.time({f"{name}, {BURST} batches of {batch}": several}, runs)
             table.add(f"{name}, speed", BURST * batch / seconds, "pairs/s")
         name = "decoding of these JPEGs, one core"
-        seconds = table.time(f"{name}, batch of 64", lambda: next(decoded), runs)
+        (seconds,) = table.time({f"{name}, batch of 64": lambda: next(decoded)}, runs)
         table.add(f"{name}, speed", 64 / seconds, "JPEG/s")
 
 
@@ -308,12 +313,11 @@ def inference(table, config, batch, runs):
         model = keras.Sequential([load_preprocess(target), load_encoder(target, "f1")])
     for count in sorted({1, batch}):
         images = tf.zeros((count, config.image_size, config.image_size, 3), tf.uint8)
-        for name, step in (
-            ("exported encoder", lambda x=images: served(images=x)["f1"].numpy()),
-            ("the same in Keras", lambda x=images: model.predict_on_batch(x)),
-        ):
-            name = f"{name}, batch of {count}"
-            seconds = table.time(name, step, runs)
+        functions = {
+            f"exported encoder, batch of {count}": lambda x=images: served(images=x)["f1"].numpy(),
+            f"the same in Keras, batch of {count}": lambda x=images: model.predict_on_batch(x),
+        }
+        for name, seconds in zip(functions, table.time(functions, runs), strict=True):
             table.add(f"{name}, speed", count / seconds, "images/s")
 
 
@@ -360,15 +364,14 @@ def main():
     check_batch(config.batch_size, config.micro_batch, strategy)
     measured = [(p, xla == "on") for p in FLAGS.precisions for xla in FLAGS.xla]
     if not FLAGS.memory_only:
-        rates = {p: matrix_product(table, p, FLAGS.runs) for p in FLAGS.precisions}
         for precision, compiled in measured:
             config.precision = precision
-            step_speed(table, config, compiled, strategy, rates[precision], FLAGS.runs)
+            step_speed(table, config, compiled, strategy, FLAGS.runs)
         config.precision = "float32"
         for batch in batches:
             for kept in (True, False):
                 step, _ = nce_step(batch, config.nrkhs, kept)
-                table.time(nce_name(batch, kept), step, FLAGS.runs)
+                table.time({nce_name(batch, kept): step}, FLAGS.runs)
         make_views(table, FLAGS.runs)
         inference(table, config, FLAGS.inference_batch, FLAGS.runs)
     if FLAGS.memory_only or tf.config.list_physical_devices("GPU"):

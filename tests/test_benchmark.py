@@ -17,7 +17,7 @@ TINY = ["--config.ndf=4", "--config.nrkhs=16", "--config.ndepth=1", "--config.ba
 
 
 def test_every_part_is_measured_and_compared(tmp_path):
-    product = "float32 product of 2048x2048 matrices, rate"
+    product = "step, float32, XLA off, product of 2048x2048 matrices beside it, rate"
     earlier = {"rows": {product: {"value": 1.0, "unit": "GFLOP/s", "low": None, "high": None}}}
     (tmp_path / "earlier.json").write_text(json.dumps(earlier))
     flags = ["--precisions=float32", "--xla=off", "--nce_batches=8,16", "--runs=1"]
