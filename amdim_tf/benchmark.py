@@ -31,6 +31,7 @@ from amdim_tf.export import export
 from amdim_tf.files import write_json
 from amdim_tf.loading import load_encoder, load_preprocess
 from amdim_tf.run_directory import environment
+from amdim_tf.splits import Split
 from amdim_tf.train import build
 
 FLAGS = flags.FLAGS
@@ -286,7 +287,7 @@ def make_views(table, runs):
     jpeg = tf.io.encode_jpeg(skimage.data.coffee()[:375, :500], quality=95)
     files = tf.data.Dataset.from_tensors((jpeg, tf.constant(0, tf.int64))).repeat(10**6)
     decode = functools.partial(tf.io.decode_jpeg, channels=3)
-    photographs = datasets.Data(datasets.Split(files, 10**6), None, None, (), decode, (None, None))
+    photographs = datasets.Data(Split(files, 10**6, "drawn"), None, None, (), decode, (None, None))
     sources = {
         32: (datasets.photo_patches(), "patches", load_config("photo_patches"), 256),
         128: (photographs, "JPEGs of 500x375", load_config("imagenet2012"), 64),

@@ -8,6 +8,7 @@ call (inputs, outputs), with inputs {tensor name: array} and outputs [tensor nam
 of arrays or the error message, as text.
 """
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -18,6 +19,8 @@ import numpy as np
 # TF_DataType of the arrays that are exchanged.
 NUMBERS = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 9: "int64", 10: "bool"}
 STRING, STRING_BYTES = 7, 24
+# The exit code if this TensorFlow cannot be used so: nothing is known of the SavedModel then.
+UNAVAILABLE = 69
 
 
 class Output(ctypes.Structure):
@@ -49,7 +52,10 @@ class Session:
         for name in ("TF_Dim", "TF_StringGetSize", "TF_TensorByteSize"):
             getattr(self.tf, name).restype = ctypes.c_size_t
         self.tf.TF_Message.restype = ctypes.c_char_p
-        self.tf._ZN10tensorflow21DisableXlaCompilationEv()  # as the server's binary has it
+        # As the server's binary has it. Not every TensorFlow has the symbol; that a graph needs no
+        # XLA is also seen from its nodes.
+        with contextlib.suppress(AttributeError):
+            self.tf._ZN10tensorflow21DisableXlaCompilationEv()
         self.graph = ctypes.c_void_p(self.tf.TF_NewGraph())
         status = self.status()
         self.session = ctypes.c_void_p(
@@ -147,7 +153,11 @@ class Session:
 
 def main():
     library, folder, calls = pickle.load(sys.stdin.buffer)
-    session = Session(library, folder)
+    try:
+        session = Session(library, folder)
+    except (OSError, AttributeError) as error:  # no such library, or none with these functions
+        print(error, file=sys.stderr)
+        sys.exit(UNAVAILABLE)
     results = []
     for inputs, outputs in calls:
         try:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -11,15 +10,18 @@ import time
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
 from amdim_tf import pictures
 from amdim_tf.errors import InputError, Stopped
+from amdim_tf.events import Events
 from amdim_tf.files import write_text
+from amdim_tf.progress import progress
 
 # Among which pictures that are drawn while training look for neighbours.
 IMAGES = 500
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Of the time of a training, what may go into checkpoints.
+SHARE = 0.02
 
 
 class Progress(keras.callbacks.Callback):
@@ -30,14 +32,7 @@ class Progress(keras.callbacks.Callback):
         self.batch, self.first_step, self.last_step = batch, first_step, last_step
 
     def on_train_begin(self, logs=None):
-        self.bar = tqdm(
-            total=self.last_step * self.batch,
-            initial=self.first_step * self.batch,
-            unit=" images",
-            unit_scale=True,
-            # A log file gets a line now and then, a terminal a moving bar.
-            mininterval=0.5 if sys.stderr.isatty() else 15,
-        )
+        self.bar = progress(self.last_step * self.batch, self.first_step * self.batch)
 
     def on_train_batch_end(self, batch, logs=None):
         if self.bar.update(self.batch):  # reading the loss waits for the step: only when shown
@@ -52,9 +47,9 @@ class Measurements(keras.callbacks.Callback):
     """Writes metrics.jsonl and TensorBoard events, with the optimiser's step as their step.
 
     Training metrics every `every` steps, each the mean of the steps since the line before, with
-    the part of the time that went into waiting for batches (input_wait); the probes' accuracy on
-    the test set, if there is one, after each epoch. Of several workers all take part, since they
-    start to average anew together, and one `writes`.
+    the fraction of the time that went into waiting for batches (input_wait); the probes' accuracy
+    on the test set, if there is one, after each epoch. All workers take part, since they measure
+    together, and one `writes`.
     """
 
     def __init__(self, path, every, test_batches, epoch_steps, writes=True):
@@ -67,12 +62,8 @@ class Measurements(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self.writes:
             self.lines = (self.path / "metrics.jsonl").open("a+")
-            # What a crash left in the events may be measured again: they follow the lines.
-            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
-            self.events = tf.summary.create_file_writer(str(self.path / "tensorboard"))
             self.lines.seek(0)
-            for line in map(json.loads, self.lines):
-                self._to_events(line.pop("step"), line)
+            self.events = Events(self.path / "tensorboard", list(map(json.loads, self.lines)))
         self._start_clock()
 
     def _start_clock(self):
@@ -104,10 +95,10 @@ class Measurements(keras.callbacks.Callback):
             self._start_window()
 
     def evaluate(self, step):
-        if self.writes:
-            logs = self.model.measure(self.test_batches)
+        logs = self.model.measure(self.test_batches)
+        self.score = step, logs.get("linear_accuracy")
+        if logs:
             self.write(step, {f"test_{name}": value for name, value in logs.items()})
-            self.score = step, logs["linear_accuracy"]
 
     def write(self, step, values):
         if not self.writes:
@@ -116,13 +107,7 @@ class Measurements(keras.callbacks.Callback):
         self.lines.write(json.dumps({"step": step} | values) + "\n")
         self.lines.flush()
         os.fsync(self.lines.fileno())
-        self._to_events(step, values)
-
-    def _to_events(self, step, values):
-        with self.events.as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
-        self.events.flush()
+        self.events.write(step, values)
 
     def on_train_end(self, logs=None):
         if self.writes:
@@ -131,21 +116,26 @@ class Measurements(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves after each epoch, each `minutes`, at the end, and before a stop.
+    """Saves after each epoch, every so many `minutes`, at the end, and before a stop.
 
-    Of several workers all take part in a stop, and the one that has the `run` saves.
+    By the time that the last checkpoint took, epochs without one are left out, and others lie
+    between, so that saving takes at most `SHARE` of the time; but never are they further apart than
+    `minutes`. Of several workers all take part in a stop, and the one that has the `run` saves.
 
     Args:
         run: a `RunDirectory`, or none.
         epoch_steps: steps of an epoch.
-        minutes: between checkpoints within an epoch.
+        minutes: between checkpoints, at most.
         measured: the `Measurements`, whose accuracy on test images tells the best checkpoint.
     """
 
     def __init__(self, run, epoch_steps, minutes, measured):
         super().__init__()
         self.run, self.epoch_steps, self.measured = run, epoch_steps, measured
-        self.seconds, self.saved = 60 * minutes, time.monotonic()
+        self.longest = 60 * minutes
+
+    def on_train_begin(self, logs=None):
+        self.began = self.saved = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.run:
@@ -153,20 +143,39 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step.numpy())
-        late = time.monotonic() - self.saved > self.seconds
-        if step % self.epoch_steps == 0 or late or self.model.stop:
-            self.save(step)
         if self.model.stop:
-            raise Stopped(f"Stopped after step {step}: the same command goes on from there.")
+            self.stop(step)
+        elif self.run and self.is_due(step % self.epoch_steps == 0):
+            self.save(step, overlapped=True)
+
+    def is_due(self, epoch_ends):
+        """Whether a checkpoint may and should be written now."""
+        now, checkpoints = time.monotonic(), self.run.checkpoints
+        seconds = checkpoints.seconds or 0
+        if epoch_ends and checkpoints.spent + seconds <= SHARE * (now - self.began):
+            return True
+        # Half of the share is left to the ends of epochs, whose checkpoints may be the best ones.
+        interval = 2 * seconds / SHARE if seconds else self.longest
+        return now - self.saved > min(interval, self.longest)
+
+    def save(self, step, overlapped=False):
+        measured, score = self.measured.score
+        self.run.save(self.model, step, score if measured == step else None, overlapped)
+        self.saved = time.monotonic()
+
+    def stop(self, step):
+        """Ends a training with a checkpoint: the one that is being written, or another."""
+        place = "there"
+        if self.run:
+            if not self.run.checkpoints.writing:
+                self.save(step)
+            saved = self.run.checkpoints.wait()
+            place = place if saved == step else f"step {saved}"
+        raise Stopped(f"Stopped after step {step}: the same command goes on from {place}.")
 
     def on_train_end(self, logs=None):
-        self.save(int(self.model.step.numpy()))
-
-    def save(self, step):
         if self.run:
-            measured, score = self.measured.score
-            self.run.save(self.model, step, score if measured == step else None)
-        self.saved = time.monotonic()
+            self.save(int(self.model.step.numpy()))
 
 
 class BadNumbers(keras.callbacks.Callback):
@@ -247,20 +256,29 @@ class Pictures(keras.callbacks.Callback):
                 tf.summary.image(name, pictures.to_pixels(figure)[None])
 
 
-@contextlib.contextmanager
 def stop_on_signals(model):
     """Has SIGINT and SIGTERM ask `model` to stop after its step; a second signal ends at once."""
 
-    def ask(number, frame):
+    def ask():
         model.asked = True
+        print("\nStopping after this step; a second signal stops at once.", file=sys.stderr)
+
+    return on_signals(ask)
+
+
+@contextlib.contextmanager
+def on_signals(action):
+    """Calls `action()` at the first SIGINT or SIGTERM; a second one ends the process."""
+
+    def act(number, frame):
         for number in SIGNALS:
             signal.signal(number, before[number])
-        print("\nStopping after this step; a second signal stops at once.", file=sys.stderr)
+        action()
 
     if threading.current_thread() is not threading.main_thread():
         yield  # Python has signals in the main thread alone
         return
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, act) for number in SIGNALS}
     try:
         yield
     finally:

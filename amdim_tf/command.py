@@ -1,6 +1,7 @@
 """What the commands share: flags that depend on the data set, and errors of one sentence."""
 
 import inspect
+import os
 import re
 import sys
 
@@ -22,6 +23,12 @@ def define_training_flags():
     flags.DEFINE_string("data_dir", None, "where TFDS keeps prepared data; or a folder of images")
     flags.DEFINE_integer("epochs", None, "passes over the training images")
     flags.DEFINE_integer("steps", None, "updates; takes precedence over epochs")
+
+
+def define_device_flags():
+    """The flags of commands that train on several devices."""
+    flags.DEFINE_string("strategy", "auto", "devices: auto, none, mirrored, multiworker, cpu:N")
+    flags.DEFINE_enum("xla", "auto", ["auto", "on", "off"], "compile the training step by XLA")
 
 
 def configured(*names):
@@ -97,5 +104,5 @@ def run(main, choose_config=None):
         print(f"\n{stopped}")
         sys.exit(STOPPED)
     except KeyboardInterrupt:
-        print("\nInterrupted.")
-        sys.exit(INTERRUPTED)
+        print("\nInterrupted.", flush=True)
+        os._exit(INTERRUPTED)  # at once: a checkpoint that is being written is not waited for

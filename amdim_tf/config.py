@@ -258,11 +258,10 @@ def check_config(config):
             raise InputError(
                 f"{name} must be one of {', '.join(valid)}. Received: {name}={config[name]!r}"
             )
-    if config.micro_batch and (config.use_bn or config.objective != "amdim"):
+    if config.micro_batch and config.use_bn:
         raise InputError(
-            "micro_batch is for the amdim objective without use_bn: batch norm inside the trunk "
-            f"would not see the whole batch. Received: micro_batch={config.micro_batch}, "
-            f"use_bn={config.use_bn}, objective={config.objective!r}"
+            "micro_batch is for models without use_bn: batch norm inside the trunk would not see "
+            f"the whole batch. Received: micro_batch={config.micro_batch}, use_bn={config.use_bn}"
         )
     from_f1 = config.objective == "amdim" and any(n == 1 for n, _ in tasks)
     if config.mixture_components and not from_f1:

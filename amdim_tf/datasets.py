@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from amdim_tf.config import known_configs, nearest
 from amdim_tf.errors import InputError
 from amdim_tf.preprocess import decode, plausible
+from amdim_tf.splits import LABEL, Split, in_files, in_memory
 
 PHOTOGRAPHS = (
     "astronaut",
@@ -38,165 +39,12 @@ PHOTOGRAPHS = (
 FLAT = 4
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 UNLABELLED = -1
-
-# Records that are shuffled together in memory, and the places of a larger set they come from.
-GROUP_BYTES = 2**30
-GROUP_BLOCKS = 16
-SHUFFLE_WINDOW = 16384
 # Of a record of TFDS.
-PARSED = {
-    "image": tf.io.FixedLenFeature((), tf.string),
-    "label": tf.io.FixedLenFeature((), tf.int64),
-}
+PARSED = {"image": tf.io.FixedLenFeature((), tf.string)} | LABEL
 # Bad images that are named on the screen while a run goes on.
 SHOWN = 10
 # Labels of larger splits are not read before training.
 SMALL_BYTES = 2**28
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Records of a data set, in a fixed order: `examples` yields (record, label () int64).
-
-    `order`, of a seed and a place as those of `shuffled`, is how records are read that need not be
-    read from the first on.
-    """
-
-    examples: tf.data.Dataset
-    size: int
-    order: Callable | None = None
-
-    def shuffled(self, seed, first):
-        """The examples from the place `first` on in the order that `seed` draws, once each.
-
-        To be called in a function that `tf.data` maps.
-
-        Args:
-            seed: (2,) int64, such as (seed, epoch).
-            first: () int64. With an `order`, no example costs more to start at than another.
-        """
-        if self.order:
-            return self.order(seed, first)
-        # The order depends on this function's own seed as well, which would else be the global one.
-        tf.compat.v1.set_random_seed(1)
-        seed = tf.random.stateless_uniform((), _fold(seed, 0), None, None, tf.int64, "philox")
-        window = min(SHUFFLE_WINDOW, self.size)
-        return self.examples.shuffle(window, seed, reshuffle_each_iteration=False).skip(first)
-
-    def labels(self):
-        """All labels (size,), without decoding an image."""
-        labels = self.examples.map(lambda _, label: label).batch(4096)
-        return np.concatenate(list(labels.as_numpy_iterator()))
-
-    def subset(self, chosen):
-        """The examples whose places in the order are True in `chosen` (size,)."""
-        chosen = tf.constant(chosen)
-        examples = (
-            self.examples.enumerate()
-            .filter(lambda place, _: chosen[place])
-            .map(lambda _, example: example)
-        )
-        return Split(examples, int(np.sum(chosen)))
-
-
-def in_memory(records, labels):
-    """The `Split` of `records` (N,...) and `labels` (N,), arrays or lists."""
-    with tf.device("CPU"):
-        examples = tf.constant(records), tf.constant(labels, tf.int64)
-
-    def order(seed, first):
-        return _shuffled(examples, _fold(seed, 0), first, lambda *example: example)
-
-    return Split(tf.data.Dataset.from_tensor_slices(examples), len(labels), order)
-
-
-def in_files(examples, instructions, parse):
-    """The `Split` of the records in TFRecord files.
-
-    Its order is one of blocks of consecutive records. The blocks are read group by group, and a
-    group is shuffled as a whole: to start anywhere is to read one group. A set that fits into one
-    group is thus shuffled as a whole; of a larger one, two groups are in memory.
-
-    Args:
-        examples: of the split in its fixed order.
-        instructions: TFDS's, each with the `filename`, how many records to `skip` and to `take`.
-        parse: of a serialised record () string, to the example (record, label).
-    """
-    size = sum(one.take for one in instructions)
-    groups = -(-sum(map(_bytes, instructions)) // GROUP_BYTES)
-    # What lies before a block has to be skipped, so blocks are as long as a good mixture allows.
-    length = size / (groups * GROUP_BLOCKS) if groups > 1 else size
-    blocks = []
-    for one in instructions:
-        starts = np.linspace(0, one.take, max(1, round(one.take / length)) + 1).astype("int64")
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
-            blocks.append((str(one.filename), one.skip + start, end - start))
-    files, skips, takes = (np.array(column) for column in zip(*blocks, strict=True))
-    together = -(-len(blocks) // groups)
-
-    def read(file, skip, take):
-        return tf.data.TFRecordDataset(file).skip(skip).take(take)
-
-    def load(number, group):
-        # Which records are neighbours in memory does not matter, but it must always be the same.
-        records = tf.data.Dataset.from_tensor_slices(group).interleave(
-            read, cycle_length=GROUP_BLOCKS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-        # A file that lacks records would move all others to other steps.
-        count = tf.reduce_sum(group[-1])
-        whole = records.apply(tf.data.experimental.assert_cardinality(count)).batch(count)
-        return whole.map(lambda records: (number, records))
-
-    def order(seed, first):
-        places = _permutation(len(blocks), _fold(seed, 0))
-        drawn = [tf.gather(column, places) for column in (files, skips, takes)]
-        starts = tf.cumsum(drawn[-1], exclusive=True)[::together]
-        group = tf.searchsorted(starts, [first], side="right", out_type=tf.int64)[0] - 1
-        return (
-            tf.data.Dataset.from_tensor_slices(tuple(drawn))
-            .skip(group * together)
-            .batch(together)
-            .enumerate(group)
-            .flat_map(load)
-            .prefetch(1)
-            .flat_map(
-                lambda number, records: _shuffled(
-                    [records],
-                    _fold(seed, number + 1),
-                    tf.maximum(first - tf.gather(starts, number), 0),
-                    parse,
-                )
-            )
-        )
-
-    return Split(examples, size, order)
-
-
-def _bytes(instruction):
-    """Of the records that TFDS's `instruction` takes from a file, about."""
-    length = tf.io.gfile.stat(str(instruction.filename)).length
-    return length * instruction.take // instruction.examples_in_shard
-
-
-def _fold(seed, number):
-    """Another seed (2,) for each `number`; those of the views are left alone."""
-    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), number)
-
-
-def _permutation(count, seed):
-    places = tf.range(tf.cast(count, tf.int64))
-    return tf.random.experimental.stateless_shuffle(places, seed, "philox")
-
-
-def _shuffled(columns, seed, first, example):
-    """The dataset of `example(*row)` from the place `first` of the order of rows on.
-
-    `columns` are tensors (N,...), and a row is an entry of each.
-    """
-    places = _permutation(tf.shape(columns[0])[0], seed)[first:]
-    return tf.data.Dataset.from_tensor_slices(places).map(
-        lambda place: example(*(tf.gather(column, place) for column in columns))
-    )
 
 
 class Failures:
@@ -421,16 +269,20 @@ def from_tfds(config, data_dir):
                 f"The splits of {config.dataset} are {', '.join(builder.info.splits)}, whole or in "
                 f"part as in train[:10%]. Received: {name!r}"
             ) from error
-        examples = builder.as_dataset(split=name, decoders={"image": tfds.decode.SkipDecoding()})
-        examples = examples.map(pair)
         if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-            return Split(examples, size)
-        instructions = builder.info.splits[name].file_instructions
-        if sum(map(_bytes, instructions)) <= SMALL_BYTES:
-            _check_labels(instructions, lowest, len(label.names), name)
-        return in_files(
-            examples, instructions, lambda record: pair(tf.io.parse_single_example(record, PARSED))
+            skip = {"image": tfds.decode.SkipDecoding()}
+            examples = builder.as_dataset(split=name, decoders=skip).map(pair)
+            return Split(examples, size, f"{builder.info.full_name}/{name}")
+        instructions = [
+            (str(one.filename), one.skip, one.take, _bytes(one))
+            for one in builder.info.splits[name].file_instructions
+        ]
+        read = in_files(
+            instructions, lambda record: pair(tf.io.parse_single_example(record, PARSED))
         )
+        if sum(length for *_, length in instructions) <= SMALL_BYTES:
+            _check_labels(read.labels(), lowest, len(label.names), name)
+        return read
 
     train = split(config.train_split, lowest=UNLABELLED)
     test = split(config.test_split, lowest=0)
@@ -446,11 +298,14 @@ def from_tfds(config, data_dir):
     )
 
 
-def _check_labels(instructions, lowest, classes, name):
+def _bytes(instruction):
+    """Of the records that TFDS's `instruction` takes from a file, about."""
+    length = tf.io.gfile.stat(str(instruction.filename)).length
+    return length * instruction.take // instruction.examples_in_shard
+
+
+def _check_labels(labels, lowest, classes, name):
     """Raises `InputError` for a label that is neither in `lowest` to `classes` - 1."""
-    records = tf.data.TFRecordDataset([str(one.filename) for one in instructions]).batch(4096)
-    parsed = records.map(lambda batch: tf.io.parse_example(batch, {"label": PARSED["label"]}))
-    labels = np.concatenate([batch["label"] for batch in parsed.as_numpy_iterator()])
     wrong = labels[(labels < lowest) | (labels >= classes)]
     if wrong.size:
         raise InputError(
@@ -520,17 +375,26 @@ def _subfolders(folder):
 
 def _files(folder, labels):
     """The images in the subfolders of `folder` that `labels` names, in a fixed random order."""
-    examples = []
+    paths, of_paths = [], []
     for name, label in labels.items():
-        files = sorted((folder / name).rglob("*"))
-        found = [(os.fsencode(file), label) for file in files if file.suffix.lower() in EXTENSIONS]
+        found = [path for path in walk(folder / name) if path.lower().endswith(EXTENSIONS)]
         if not found:
             raise InputError(
                 f"Images must end in {', '.join(EXTENSIONS)}. Received: {folder / name}, which "
                 "holds none"
             )
-        examples += found
+        paths += found
+        of_paths += [label] * len(found)
     # By class, as they are on disk, no shuffle buffer would mix them.
-    np.random.default_rng(0).shuffle(examples)
-    paths, labels = zip(*examples, strict=True)
-    return in_memory(paths, np.array(labels, "int64"))
+    order = np.random.default_rng(0).permutation(len(paths))
+    return in_memory([os.fsencode(paths[i]) for i in order], np.array(of_paths, "int64")[order])
+
+
+def walk(folder):
+    """Paths of the files in `folder` and its subfolders, in order, without links to folders."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from walk(entry.path)
+            elif not entry.is_dir():
+                yield entry.path

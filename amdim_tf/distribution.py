@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 
 import keras
 from keras import ops
@@ -117,6 +118,10 @@ class Worker:
     def alone(self):
         return self.local == self.replicas
 
+    def owns(self, number):
+        """Whether a replica of this process takes the batch of that `number` (int or tensor)."""
+        return number // self.local % (self.replicas // self.local) == self.index
+
 
 def worker(strategy):
     """The `Worker` that this process is under `strategy`."""
@@ -129,6 +134,76 @@ def worker(strategy):
     )
     local = len(strategy.extended.worker_devices)
     return Worker(before + resolver.task_id, local, replicas)
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Where and how a model is trained or runs.
+
+    Args:
+        strategy: a `tf.distribute.Strategy`.
+        compiled: whether by XLA.
+    """
+
+    strategy: object
+    compiled: bool = False
+
+    @property
+    def worker(self):
+        return worker(self.strategy)
+
+
+def choose_devices(strategy="none", xla="off"):
+    """The `Devices` of the flags of those names.
+
+    Args:
+        strategy: see `choose_strategy`.
+        xla: "on" or "off" for the compiler; "auto" for accelerators alone, since on a CPU it loses
+            to oneDNN's convolutions.
+
+    Raises:
+        InputError: see `choose_strategy`.
+    """
+    chosen = choose_strategy(strategy)
+    compiled = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
+    return Devices(chosen, compiled)
+
+
+def over_batches(function, strategy):
+    """`function` of a batch's tensors, as one of an iterable of batches.
+
+    All replicas take a batch each at a time. Of each such round it yields the function's tensors
+    (B,...), those of all replicas one after the other, as arrays; of several workers each gets all.
+
+    Args:
+        function: to a nest of tensors; traced once.
+        strategy: a `tf.distribute.Strategy`, which all batches are distributed by.
+    """
+    me = worker(strategy)
+
+    def joined(x):
+        return strategy.gather(x, axis=0) if me.replicas > 1 else x
+
+    @tf.function(autograph=False)
+    def run(batch):
+        return tf.nest.map_structure(joined, strategy.run(function, batch))
+
+    def outputs(batches):
+        batches = iter(batches)
+        for first in batches:
+            if me.replicas == 1:
+                batch = first
+            else:
+                own = [first, *(next(batches) for _ in range(me.local - 1))]
+                batch = tf.nest.map_structure(
+                    lambda *parts: strategy.experimental_distribute_values_from_function(
+                        lambda context: parts[context.replica_id_in_sync_group % me.local]
+                    ),
+                    *own,
+                )
+            yield tf.nest.map_structure(lambda x: x.numpy(), run(batch))
+
+    return outputs
 
 
 def check_agreement(strategy, text):
@@ -175,6 +250,14 @@ def check_batch(batch, micro_batch, strategy):
         )
 
 
+def current(variable):
+    """The value of a variable of TensorFlow's; of one of several devices, what is saved of it."""
+    if not isinstance(variable, tf.distribute.DistributedValues):
+        return tf.convert_to_tensor(variable)
+    with variable.distribute_strategy.scope():
+        return variable.distribute_strategy.extended.read_var(variable)
+
+
 def replicas():
     """The number of replicas that run this step."""
     return tf.distribute.get_strategy().num_replicas_in_sync if tf else 1
@@ -210,6 +293,31 @@ def compiled(function):
     XLA makes that a `YnnFusionThunk`, whose simultaneous first runs crash in TensorFlow 2.21.
     """
     return tf.function(function, jit_compile=True, autograph=False) if tf else function
+
+
+def region(function, compiled=False):
+    """`function` of nests of tensors as one graph, traced once for all replicas that call it.
+
+    Without it each replica would trace its own. It may hold neither variables nor collectives.
+
+    Args:
+        compiled: whether XLA compiles it.
+    """
+    known, lock = {}, threading.Lock()
+
+    def call(*inputs):
+        flat = [None if x is None else tf.convert_to_tensor(x) for x in tf.nest.flatten(inputs)]
+        specs = [None if x is None else tf.TensorSpec(x.shape, x.dtype) for x in flat]
+        inputs = tf.nest.pack_sequence_as(inputs, flat)
+        with lock, tf.init_scope():
+            if str(specs) not in known:
+                traced = tf.function(function, jit_compile=compiled or None, autograph=False)
+                known[str(specs)] = traced.get_concrete_function(
+                    *tf.nest.pack_sequence_as(inputs, specs)
+                )
+        return known[str(specs)](*inputs)
+
+    return call
 
 
 def stateless(function, variables):

@@ -247,8 +247,11 @@ class Encoder(keras.Model):
     def call(self, images, training=False, views=1):
         """Encodes `images` (V*B,S,S,3): V views of B images, normalised apart by batch norm."""
         features = self.trunk(images, training, views)
-        f1 = self.bn1(features["f1"], training=training, views=views)
-        return features | {"f1": ops.squeeze(f1, axis=(1, 2))}
+        return features | {"f1": self.head(features["f1"], training, views)}
+
+    def head(self, f1, training=False, views=1):
+        """f1 (V*B,nrkhs) of what the trunk gives of it (V*B,1,1,nrkhs)."""
+        return ops.squeeze(self.bn1(f1, training=training, views=views), axis=(1, 2))
 
     def get_config(self):
         fields = ("image_size", "ndf", "nrkhs", "ndepth", "use_bn")

@@ -9,6 +9,7 @@ DIR/python-xla-1/                   with --xla: the same, compiled, for Python a
 """
 
 import inspect
+import json
 import math
 import pathlib
 import shutil
@@ -21,7 +22,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 from amdim_tf import command, self_check
 from amdim_tf.config import fields
 from amdim_tf.errors import InputError
-from amdim_tf.files import sync, sync_all, write_json
+from amdim_tf.files import sync, sync_all, write_json, write_text
 from amdim_tf.model_card import model_card
 from amdim_tf.preprocess import Preprocess, some
 from amdim_tf.run_directory import (
@@ -31,6 +32,7 @@ from amdim_tf.run_directory import (
     read_class_names,
     read_result,
     run_config,
+    to_config,
     values,
 )
 
@@ -104,10 +106,10 @@ def write(model, config, folder, class_names, result, compiled):
     examples = make_examples(model, config, class_names)
     dtype = model.encoder.dtype_policy.name
     metadata = {"config": fields(config), "class_names": class_names, "dtype": dtype}
+    metadata |= {"compiled": compiled}
     (folder / METADATA).parent.mkdir(exist_ok=True)
     write_json(folder / METADATA, metadata | environment())
-    card = model_card(config, class_names, dtype, examples, result, compiled)
-    (folder / "MODEL_CARD.md").write_text(card)
+    write_card(folder, result)
     if compiled:
         self_check.check_in_python(folder, examples, dtype)
         return
@@ -115,6 +117,24 @@ def write(model, config, folder, class_names, result, compiled):
     write_warmup(examples, folder / self_check.WARMUP)
     weights = sum(math.prod(variable.shape) for part in stored.values() for variable in part)
     self_check.check(folder, examples, weights, dtype)
+
+
+def write_card(folder, result):
+    """Writes or replaces the model card of the export in `folder`.
+
+    Args:
+        result: what the run's result.json holds, if there is one.
+    """
+    metadata = json.loads((folder / METADATA).read_text())
+    card = model_card(
+        to_config(metadata["config"]),
+        metadata["class_names"],
+        metadata["dtype"],
+        self_check.read_graph(folder).signature_def,
+        result,
+        metadata.get("compiled", False),
+    )
+    write_text(folder / "MODEL_CARD.md", card)
 
 
 def signatures(model, config, class_names, compiled=False):

@@ -3,8 +3,17 @@
 import contextlib
 import json
 import os
+import pathlib
 
 UNFINISHED = ".unfinished."
+
+
+def read_json(path):
+    """What the JSON file `path` holds; an empty dictionary if it is not there or broken."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def write_json(path, value):
@@ -40,3 +49,19 @@ def sync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def available_memory():
+    """Bytes that this process may still use, by the system and its control group; 0 if unknown."""
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 0
+    group = pathlib.Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return min(1024 * free, limit - used + int(stat["file"]))  # cached files make room
+    except (OSError, ValueError, KeyError):  # no group, or one without a limit
+        return 1024 * free

@@ -66,12 +66,18 @@ class BagOfFeatures(keras.Model):
     def __init__(self, encoder, mixture, **kwargs):
         super().__init__(**kwargs)
         self.encoder, self.mixture = encoder, mixture
-        self.nrkhs = mixture.components * encoder.nrkhs
+        self.nrkhs, self.use_bn = mixture.components * encoder.nrkhs, encoder.use_bn
+
+    def trunk(self, images, training=False, views=1):
+        return self.encoder.trunk(images, training=training, views=views)
+
+    def head(self, f1, training=False, views=1):
+        f1 = self.encoder.head(f1, training=training, views=views)
+        return ops.reshape(self.mixture(f1), (-1, self.nrkhs))
 
     def call(self, images, training=False, views=1):
-        features = self.encoder(images, training=training, views=views)
-        bag = ops.reshape(self.mixture(features["f1"]), (-1, self.nrkhs))
-        return features | {"f1": bag}
+        features = self.trunk(images, training, views)
+        return features | {"f1": self.head(features["f1"], training, views)}
 
 
 def posterior(losses, tau):

@@ -1,19 +1,21 @@
 """The model card of an export: what it is, what it is worth, and where it ends."""
 
+import tensorflow as tf
+
 from amdim_tf import command
 from amdim_tf.config import fields
 from amdim_tf.preprocess import MAX_PIXELS
 from amdim_tf.protocols import COLUMNS, ROWS
 
 
-def model_card(config, class_names, dtype, examples, result=None, compiled=False):
+def model_card(config, class_names, dtype, signatures, result=None, compiled=False):
     """The card as Markdown.
 
     Args:
         config: of the run.
         class_names: of its data, if any.
         dtype: of the weights.
-        examples: {signature: (inputs, outputs)}, from which their shapes are taken.
+        signatures: {name: SignatureDef}, as a MetaGraphDef has them.
         result: what the run's result.json holds, if it is finished.
         compiled: by XLA.
     """
@@ -25,8 +27,9 @@ def model_card(config, class_names, dtype, examples, result=None, compiled=False
         else "For TF Serving, and for `amdim_tf.load_encoder`."
     )
     lines = [["signature", "in", "out"]]
-    for name, (inputs, outputs) in examples.items():
-        lines.append([f"`{name}`", tensors(inputs), tensors(outputs)])
+    for name, signature in sorted(signatures.items()):
+        if not name.startswith("__"):  # TensorFlow's own
+            lines.append([f"`{name}`", tensors(signature.inputs), tensors(signature.outputs)])
     return f"""# AMDIM encoder: {config.dataset}, {config.size}
 
 Image features learned without labels by Augmented Multiscale Deep InfoMax (arXiv 1906.00910).
@@ -66,23 +69,24 @@ All signatures but `normalized` do this themselves.
 """
 
 
-def tensors(arrays):
-    """Names, types and shapes, of which the first side is N."""
-    described = []
-    for name, array in arrays.items():
-        dtype = "string" if array.dtype == object else array.dtype.name
-        sides = array.shape[1:]
-        if dtype == "uint8":
-            sides = ("H", "W", 3)
-        described.append(f"`{name}` {dtype} ({','.join(map(str, ['N', *sides]))})")
-    return ", ".join(described)
+def tensors(described):
+    """Names, types and shapes of {name: TensorInfo}, N images first."""
+    texts = []
+    for name, tensor in sorted(described.items()):
+        dtype = tf.dtypes.as_dtype(tensor.dtype).name
+        sides = [side.size for side in tensor.tensor_shape.dim][1:]
+        unknown = iter("HW")
+        sides = [str(side) if side >= 0 else next(unknown, "?") for side in sides]
+        texts.append(f"`{name}` {dtype} ({','.join(['N', *sides])})")
+    return ", ".join(texts)
 
 
 def accuracies(result):
     if not result or not result["accuracy"]:
         return "Not measured."
-    lines = [["on the test set", "linear", "MLP", "kNN"]]
+    lines, notes = [["on the test set", "linear", "MLP", "kNN"]], result.get("notes", {})
     for key, row in result["accuracy"].items():
         cells = (f"{row[name]:.3f}" if name in row else "" for name in COLUMNS)
-        lines.append([ROWS[key], *cells])
+        note = f" ({notes[key]})" if notes.get(key) else ""
+        lines.append([ROWS[key] + note, *cells])
     return command.markdown(lines)

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 from scipy.optimize import linear_sum_assignment
 from sklearn.manifold import TSNE
 
-from amdim_tf import datasets, maps, pipeline
+from amdim_tf import maps, pipeline
 from amdim_tf.errors import InputError
 
 COLOURS = np.array(plt.get_cmap("tab10").colors)
@@ -45,10 +45,10 @@ def choose(data, config, count):
         raise InputError(
             f"Pictures take at least {LEAST} images. Received: images={count}, of {split.size}"
         )
-    examples = split.examples.take(count).map(lambda record, label: (record, tf.maximum(label, 0)))
-    split = datasets.Split(examples, min(count, split.size))
+    split = split.sample(min(count, split.size))
     batches = pipeline.test_batches(data, split, config).as_numpy_iterator()
-    images, labels = map(np.concatenate, zip(*batches, strict=True))
+    places, images, labels = map(np.concatenate, zip(*batches, strict=True))
+    images, labels = images[places >= 0], labels[places >= 0]
     config = config.copy_and_resolve_references()
     config.batch_size = min(maps.BATCH, split.size)
     data = dataclasses.replace(data, train=split)

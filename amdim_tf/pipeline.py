@@ -134,25 +134,70 @@ def train_batches(data, config, first_step, last_step, to_views=None, worker=Non
     )
 
 
-def test_batches(data, split, config):
-    """All of a `split` of `data` as at test time: (normalised images (N,S,S,3), labels (N,)).
+def test_batches(data, split, config, worker=None, first=0, prepare=None):
+    """All of a `split` of `data` as at test time, in its order: (places, images, labels).
 
-    Images without label are left out, and so are those that are bad, see `attempt`.
+    Batches are all of one size B, so that nothing is traced or compiled for a smaller one, and the
+    same for any number of replicas: places (B,) int64 in the split, images (B,S,S,3) float32,
+    normalised, and labels (B,) int64, -1 where unknown. Where an image is bad, see `attempt`, or
+    where there are no more images, place and label are -1 and the image is zeros.
+
+    Args:
+        data: a `datasets.Data`.
+        split: one of its splits.
+        config: a config.
+        worker: a `distribution.Worker` among several, by default the only one. Each of its replicas
+            takes a batch at a time, and all replicas of all workers take the same number.
+        first: the batch to begin with.
+        prepare: of an image (H,W,3) uint8, to what is in `images` of it; by default the transform
+            of test time.
     """
+    worker, size = worker or Worker(), batch_size(split)
+    numbers = range(first, -(-split.size // size))
+    mine = [i for i, _ in enumerate(numbers) if worker.owns(i)]
+    fillers = -(-len(numbers) // worker.replicas) * worker.local - len(mine)
 
-    def transform(_, record):
-        image = views.center(data.decode(record)[None], config.image_size)[0]
+    def normalised(image):
+        image = views.center(image[None], config.image_size)[0]
         image = tf.ensure_shape(image, (config.image_size, config.image_size, 3))
         return views.normalize(image, config.mean, config.std)
 
-    def decode_batch(indices, example):
-        good = attempt(data, transform, indices, *example)
-        return good.map(lambda places, images: (images[:-1], tf.gather(example[1], places[:-1])))
+    def transform(_, record):
+        return (prepare or normalised)(data.decode(record))
 
-    examples = split.examples.filter(lambda _, label: label != UNLABELLED)
-    batches = overlapped(examples.enumerate().batch(TEST_BATCH), decode_batch)
-    batches = batches.filter(lambda _, labels: tf.size(labels) > 0)
+    def decode_batch(places, example):
+        def fill(good, images):
+            good = good[:-1]  # without the end that `attempt` adds
+
+            def filled(values, other):
+                shape = (size, *values.shape[1:])
+                return tf.scatter_nd(good[:, None], values - other, shape) + other
+
+            known = (filled(tf.gather(column, good), -1) for column in (places, example[1]))
+            own_places, labels = known
+            return own_places, filled(images[:-1], 0), labels
+
+        return attempt(data, transform, places, *example).map(fill)
+
+    examples = split.examples_from(first * size).enumerate(first * size)
+    batches = examples.batch(size)
+    if not worker.alone:
+        batches = batches.enumerate().filter(lambda number, _: worker.owns(number))
+        batches = batches.map(lambda _, batch: batch)
+    batches = overlapped(batches, decode_batch)
+    if fillers:
+        nothing = tf.nest.map_structure(
+            lambda spec: tf.zeros(spec.shape, spec.dtype), batches.element_spec
+        )
+        places, images, labels = nothing
+        filler = tf.data.Dataset.from_tensors((places - 1, images, labels - 1))
+        batches = batches.concatenate(filler.repeat(fillers))
     return batches.prefetch(AUTOTUNE)
+
+
+def batch_size(split):
+    """B of the `test_batches` of a `split`."""
+    return min(TEST_BATCH, split.size)
 
 
 def attempt(data, transform, indices, records, labels):

@@ -8,6 +8,7 @@ from amdim_tf.encoder import bias_uniform, fan_in_uniform
 
 NAMES = ("linear", "mlp")
 HIDDEN_UNITS = 1024
+DROPOUT = 0.2
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
@@ -18,15 +19,19 @@ class Probes(keras.layers.Layer):
 
     Args:
         classes: number of classes; without any there are no logits.
+
+    Attributes:
+        dropped_widths: what each dropout sees of an image.
     """
 
     def __init__(self, classes, **kwargs):
         super().__init__(**kwargs)
-        self.classes = classes
+        self.classes, self.dropped_widths = classes, ()
 
     def build(self, input_shape):
         if not self.classes:
             return
+        self.dropped_widths = input_shape[-1], HIDDEN_UNITS
 
         def dense(units, fan_in, use_bias=True):
             return keras.layers.Dense(
@@ -40,21 +45,35 @@ class Probes(keras.layers.Layer):
         self.linear = dense(self.classes, width)
         self.mlp = keras.Sequential(
             [
-                keras.layers.Dropout(0.2),
+                keras.layers.Dropout(DROPOUT),
                 dense(HIDDEN_UNITS, width, use_bias=False),
                 BatchNorm(),
                 keras.layers.ReLU(),
-                keras.layers.Dropout(0.2),
+                keras.layers.Dropout(DROPOUT),
                 dense(self.classes, HIDDEN_UNITS),
             ]
         )
         self.linear.build(input_shape)
         self.mlp.build(input_shape)
 
-    def call(self, features, training=False):
+    def call(self, features, training=False, draws=None):
+        """Logits of `features`.
+
+        Args:
+            draws: random numbers (B,width) in [0, 1) for each of `dropped_widths`, from which
+                dropout follows in training; by default those of Keras's own generator.
+        """
         if not self.classes:
             return {}
-        return {"linear": self.linear(features), "mlp": self.mlp(features, training=training)}
+        hidden, draws = features, draws and iter(draws)
+        for layer in self.mlp.layers:
+            if draws and training and isinstance(layer, keras.layers.Dropout):
+                hidden = ops.where(next(draws) >= layer.rate, hidden / (1 - layer.rate), 0)
+            elif isinstance(layer, (keras.layers.Dropout, BatchNorm)):
+                hidden = layer(hidden, training=training)
+            else:
+                hidden = layer(hidden)
+        return {"linear": self.linear(features), "mlp": hidden}
 
     def get_config(self):
         return super().get_config() | {"classes": self.classes}
@@ -71,11 +90,16 @@ def probe_loss(labels, logits):
     The clip 10*tanh(logits/10) and the penalty's weight 1e-3 are the reference's. Images of label
     -1, of no known class, do not count in the cross entropy.
     """
-    logits = ops.cast(logits, "float32")
     known = ops.cast(labels >= 0, "float32")
+    entropy, penalty = image_losses(labels, logits)
+    return ops.sum(known * entropy) / ops.maximum(ops.sum(known), 1.0) + ops.mean(penalty)
+
+
+def image_losses(labels, logits):
+    """Of each image cross entropy and penalty (B,), see `probe_loss`."""
+    logits = ops.cast(logits, "float32")
     clipped = 10 * ops.tanh(logits / 10)
     entropy = keras.losses.sparse_categorical_crossentropy(
         ops.maximum(labels, 0), clipped, from_logits=True
     )
-    entropy = ops.sum(known * entropy) / ops.maximum(ops.sum(known), 1.0)
-    return entropy + 1e-3 * ops.mean(ops.square(logits))
+    return entropy, 1e-3 * ops.mean(ops.square(logits), axis=-1)

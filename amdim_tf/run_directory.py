@@ -23,7 +23,7 @@ import time
 import keras
 import tensorflow as tf
 
-from amdim_tf.checkpoints import Checkpoints
+from amdim_tf.checkpoints import Checkpoints, byte_size
 from amdim_tf.config import MEANS, fields, load_config
 from amdim_tf.distribution import worker
 from amdim_tf.errors import InputError
@@ -36,7 +36,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class RunDirectory:
-    """Opens or creates `path` for a run of `config`.
+    """Opens or creates `path` for a run of `config`, a config or its fields as JSON has them.
 
     Raises:
         InputError: the directory belongs to another configuration, holds other files, or cannot be
@@ -73,9 +73,18 @@ class RunDirectory:
                 "name another --workdir, or the same configuration to go on"
             )
 
-    def save(self, model, step, score=None):
-        """Saves `model`, compiled and built, its optimiser, and its metrics so far."""
-        self.checkpoints.save(step, tf.train.Checkpoint(**_parts(model)), score)
+    def save(self, model, step, score=None, overlapped=False):
+        """Saves `model`, compiled and built, its optimiser, and its metrics so far.
+
+        Args:
+            score, overlapped: see `Checkpoints.save`.
+        """
+        self.checkpoints.save(step, _parts(model), score, overlapped)
+
+    def stop_seconds(self, model):
+        """About how long a checkpoint of `model` takes in this folder, and its bytes."""
+        size = byte_size(_parts(model))
+        return self.checkpoints.expected_seconds(size), size
 
     def restore(self, model):
         """Makes `model` that of the newest whole checkpoint, if there is any; returns its step."""
@@ -165,8 +174,8 @@ def load_model(path, dtype="float32"):
 
     Args:
         path: the run directory.
-        dtype: of weights and computation, but for batch norm after trunk and phi and the
-            classifiers, which are of float32 at least.
+        dtype: of weights and computation, or a mixed policy; batch norm after trunk and phi and
+            the classifiers are of float32 at least.
 
     Raises:
         InputError: no run, or one without a whole checkpoint.
@@ -179,10 +188,12 @@ def load_model(path, dtype="float32"):
             f"stops. Received: workdir={path}"
         )
     classes = len(read_class_names(path))
-    model = build_model(config, classes, "float32")
+    # Weights of less precision than they were saved in are cast from those.
+    mixed = keras.dtype_policies.get(dtype).variable_dtype == "float32"
+    model = build_model(config, classes, dtype if mixed else "float32")
     saved = tf.train.Checkpoint(model=values(model))
     saved.read(prefix).expect_partial().assert_existing_objects_matched()
-    if dtype != "float32":
+    if not mixed:
         exact, model = model, build_model(config, classes, dtype)
         for variable, value in zip(model.variables, exact.variables, strict=True):
             variable.assign(value)
@@ -203,7 +214,8 @@ def values(owner):
     TensorFlow would not find those of layers that Keras keeps in lists by itself.
     """
     metrics = {id(variable) for variable in getattr(owner, "metrics_variables", ())}
-    return [variable.value for variable in owner.variables if id(variable) not in metrics]
+    variables = getattr(owner, "saved_variables", owner.variables)
+    return [variable.value for variable in variables if id(variable) not in metrics]
 
 
 def environment():

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
+from amdim_tf.c_api import UNAVAILABLE
 from amdim_tf.errors import InputError
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
@@ -29,6 +30,10 @@ GARBAGE = {
 
 class ExportError(InputError):
     """A SavedModel that a server could not serve well; it was not published."""
+
+
+class Unavailable(Exception):
+    """This TensorFlow has no C API that could be used; the message says what it lacks."""
 
 
 def check(folder, examples, weights, dtype="float32"):
@@ -50,7 +55,15 @@ def check(folder, examples, weights, dtype="float32"):
     for name in examples:
         check_batches(name, graph.signature_def[name])
     check_warmup(folder, graph.signature_def)
-    check_answers(folder, graph.signature_def, examples, TOLERANCES[dtype])
+    try:
+        check_answers(folder, graph.signature_def, examples, TOLERANCES[dtype])
+    except Unavailable as reason:
+        print(
+            f"This TensorFlow cannot run the export as a server does ({reason}): its answers are "
+            "checked in Python instead.",
+            file=sys.stderr,
+        )
+        check_in_python(folder, examples, dtype)
 
 
 def read_graph(folder):
@@ -166,8 +179,11 @@ def serve(folder, calls):
 
     Raises:
         ExportError: the process ended.
+        Unavailable: it cannot begin.
     """
-    library = next(pathlib.Path(tf.sysconfig.get_lib()).glob("libtensorflow_cc.*"))
+    library = next(pathlib.Path(tf.sysconfig.get_lib()).glob("libtensorflow_cc.*"), None)
+    if not library:
+        raise Unavailable(f"there is no libtensorflow_cc in {tf.sysconfig.get_lib()}")
     done = subprocess.run(
         [sys.executable, "-I", pathlib.Path(__file__).with_name("c_api.py")],
         input=pickle.dumps((str(library), str(folder), calls)),
@@ -176,6 +192,8 @@ def serve(folder, calls):
     )
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        if done.returncode == UNAVAILABLE:
+            raise Unavailable(lines[-1])
         raise ExportError(f"A server's process would end with code {done.returncode}: {lines[-1]}")
     return pickle.loads(done.stdout)
 

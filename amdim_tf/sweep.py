@@ -50,6 +50,11 @@ def sweep(config, variants, seeds, folder, data_dir=None):
             varied.seed = seed
             keras.backend.clear_session()
             result = train(varied, folder / run_name(varied), data_dir, baselines=False)
+            if "frozen" not in result["accuracy"]:
+                raise InputError(
+                    "A sweep compares the frozen encoders. Received: a run that could not be "
+                    f"measured, {folder / run_name(varied)}: {result['missing']['frozen']}"
+                )
             rows.append([result["accuracy"]["frozen"][name] for name in COLUMNS])
         accuracies[variant or BASELINE] = np.array(rows)
     return accuracies

@@ -1,5 +1,6 @@
 """The command `python -m amdim_tf.train`: from a data set to a measured and exported encoder."""
 
+import gc
 import pathlib
 import time
 
@@ -8,30 +9,16 @@ import tensorflow as tf
 from absl import flags
 
 from amdim_tf import command, datasets, pipeline, protocols
-from amdim_tf.callbacks import (
-    BadImages,
-    BadNumbers,
-    Checkpoints,
-    Measurements,
-    Pictures,
-    Progress,
-    stop_on_signals,
-)
+from amdim_tf.callbacks import Pictures
 from amdim_tf.config import VARIANTS, check_config, fields, load_config
-from amdim_tf.distribution import check_agreement, check_batch, choose_strategy, replicas, worker
-from amdim_tf.errors import InputError, Stopped
-from amdim_tf.export import export
-from amdim_tf.files import replacing, write_json
+from amdim_tf.distribution import check_agreement, check_batch, choose_devices
+from amdim_tf.errors import InputError
+from amdim_tf.files import write_json
+from amdim_tf.finish import finish, missing, wanted
+from amdim_tf.fitting import Course, fit
 from amdim_tf.model import build_model
 from amdim_tf.optimizer import AdamL2, WarmupStepDecay, guarded
-from amdim_tf.run_directory import (
-    RunDirectory,
-    environment,
-    erase,
-    hardware,
-    load_model,
-    read_result,
-)
+from amdim_tf.run_directory import RunDirectory, erase, hardware, read_result
 
 FLAGS = flags.FLAGS
 FINISHED = "finished"
@@ -47,21 +34,20 @@ def train(
     views_on="host",
     overwrite=False,
 ):
-    """Trains, measures and exports an encoder, or goes on where an earlier run of it stopped.
+    """Trains, saves, exports and measures an encoder, or goes on where an earlier run stopped.
 
     Args:
         config: a config, see `amdim_tf.config`.
         workdir: the run directory, see `amdim_tf.run_directory`.
         data_dir: where the data is, see `datasets.load`.
         baselines: whether to measure an untrained encoder and raw pixels, too.
-        strategy: see `amdim_tf.distribution.choose_strategy`.
-        xla: "on" or "off" for the compiler; "auto" for accelerators alone, since on a CPU it loses
-            to oneDNN's convolutions.
+        strategy, xla: see `amdim_tf.distribution.choose_devices`.
         views_on: "host", beside the training steps, or "accelerator", before each of them.
         overwrite: whether to remove a run that is in `workdir`, and start anew.
 
     Returns:
-        What result.json holds: accuracies, config, hardware, versions and time.
+        What result.json holds: accuracies, config, hardware, versions and time; under `missing`
+        what could not be measured or exported, and why.
 
     Raises:
         InputError: input that a user can correct.
@@ -69,11 +55,9 @@ def train(
     """
     started = time.time()
     check_config(config)
-    strategy = choose_strategy(strategy)
-    me = worker(strategy)
-    check_batch(config.batch_size, config.micro_batch, strategy)
-    compiled = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
-    data = datasets.load(config, data_dir)
+    devices = choose_devices(strategy, xla)
+    check_batch(config.batch_size, config.micro_batch, devices.strategy)
+    data, chief = datasets.load(config, data_dir), devices.worker.chief
     if config.objective == "supervised" and not data.class_names:
         raise InputError(
             f"The supervised objective needs classes. Received: {config.dataset} without any"
@@ -81,93 +65,61 @@ def train(
     epoch_steps = pipeline.steps_per_epoch(data, config)
     last_step = config.steps or config.epochs * epoch_steps
     # The chief makes the directory, and the others then find it.
-    if overwrite and me.chief:
+    if overwrite and chief:
         erase(workdir)
-    run = RunDirectory(workdir, config) if me.chief else None
-    check_agreement(strategy, f"{data.train.size} images, {fields(config)}")
+    run = RunDirectory(workdir, config) if chief else None
+    check_agreement(devices.strategy, f"{data.train.size} images, {fields(config)}")
     run = run or RunDirectory(workdir, config)
-    if result := read_result(workdir):
+    rows, result = wanted(data, baselines), read_result(workdir)
+    if result and not missing(result, rows):
         print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
         return result
-    if me.chief:
+    if chief:
         write_json(run.path / "classes.json", data.class_names)
+    if last_step not in run.checkpoints.steps() or run.checkpoints.newest()[0] < last_step:
+        _fit_encoder(run, config, data, (epoch_steps, last_step), devices, views_on)
+        gc.collect()  # its model and optimiser, before another model is loaded
+    if not chief:
+        check_agreement(devices.strategy, FINISHED)  # one that ended would end the chief, too
+        return read_result(workdir)
+    result = finish(run, config, data, last_step, rows, started)
+    print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
+    check_agreement(devices.strategy, FINISHED)
+    return result
 
-    with strategy.scope():
-        model = build(config, len(data.class_names), last_step, compiled)
-        first_step = run.restore(model)
-    test = data.test and pipeline.test_batches(data, data.test, config)
-    measured = Measurements(run.path, config.log_every, test, epoch_steps, me.chief)
-    callbacks = [
-        measured,
-        Checkpoints(me.chief and run, epoch_steps, config.checkpoint_minutes, measured),
-        BadNumbers(config.bad_steps),
-        BadImages(data.failures, run.path / "bad_images.txt" if me.chief else None),
-    ]
-    if me.chief:
-        run.forget_metrics_after(first_step)
-        run.record_start(first_step)
-        print(plan(config, data, model, first_step, last_step, run.path))
-        callbacks.insert(0, Progress(config.batch_size, first_step, last_step))
-        if config.pictures_every and config.objective == "amdim":
-            every = config.pictures_every * epoch_steps
-            callbacks.append(Pictures(run.path / "pictures", every, config, data))
 
+def _fit_encoder(run, config, data, steps, devices, views_on):
+    """Trains the model of `config` for `steps`, those of an epoch and of all; see `train`."""
+    epoch_steps, last_step = steps
+    with devices.strategy.scope():
+        model = build(config, len(data.class_names), last_step, devices.compiled)
     to_views = pipeline.views_of(data, config)
     if views_on == "accelerator":
         model.to_views, to_views = to_views, lambda images, draws: (images, draws)
-
-    def batches(context=None):
-        return pipeline.train_batches(data, config, first_step, last_step, to_views, me)
-
-    check_agreement(strategy, f"step {first_step}")
-    if first_step < last_step:
-        try:
-            with stop_on_signals(model):
-                model.fit(
-                    batches() if me.alone else strategy.distribute_datasets_from_function(batches),
-                    steps_per_epoch=last_step - first_step,
-                    shuffle=False,
-                    verbose=0,
-                    callbacks=callbacks,
-                )
-        except Stopped:
-            check_agreement(strategy, "stopped")  # not before the chief has saved
-            raise
-    if not me.chief:
-        check_agreement(strategy, FINISHED)  # one that ended before would end the chief, too
-        return read_result(workdir)
-
-    beside = model.measure(test) if test else {}
-    # From here on there is one device, and what the checkpoint holds.
-    trained, _ = load_model(run.path)
-    encoder = trained.encoder
-    accuracy = measure(encoder, beside, config, data, baselines) if test else {}
-    with replacing(run.path / "encoder.keras") as path:
-        encoder.save(path)
-    result = {
-        "accuracy": accuracy,
-        "steps": last_step,
-        "seconds": round(time.time() - started, 1),
-        "config": fields(config),
-        "train_images": data.train.size,
-        "test_images": data.test.size if data.test else 0,
-        **environment(),
-    }
-    if not (run.path / "export" / "1").exists():
-        export(trained, config, run.path / "export", 1, data.class_names, result)
-    write_json(run.path / "result.json", result)
-    print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
-    check_agreement(strategy, FINISHED)
-    return result
+    callbacks = []
+    if config.pictures_every and config.objective == "amdim":
+        every = config.pictures_every * epoch_steps
+        callbacks.append(Pictures(run.path / "pictures", every, config, data))
+    test = data.test and pipeline.test_batches(data, data.test, config, devices.worker)
+    course = Course(
+        lambda first, worker: pipeline.train_batches(
+            data, config, first, last_step, to_views, worker
+        ),
+        config.batch_size,
+        epoch_steps,
+        last_step,
+        test,
+        data.failures,
+        tuple(callbacks),
+        lambda first: plan(config, data, model, first, last_step, run),
+    )
+    fit(model, course, run, config, devices)
 
 
 def build(config, classes, last_step, compiled=False):
     """The model of `config` with weights drawn from its seed, `compiled` by XLA or not."""
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, classes)
-    regions = compiled and replicas() > 1
-    if config.objective == "amdim" and (config.micro_batch or regions):
-        model.divide(regions, config.micro_batch)
     schedule = WarmupStepDecay(
         config.learning_rate,
         min(config.warmup_steps, last_step // 5),
@@ -177,47 +129,18 @@ def build(config, classes, last_step, compiled=False):
     optimizer = AdamL2(schedule, config.l2)
     if config.precision == "mixed_float16":
         optimizer = guarded(optimizer, scale=2.0**15, growth_steps=2000)
-    model.compile(optimizer=optimizer, jit_compile=compiled and not regions)
-    model.optimizer.build(model.trainable_variables)
+    model.prepare(optimizer, compiled, config.micro_batch)
     return model
 
 
-def measure(encoder, beside, config, data, baselines):
-    """Accuracies {row: {"linear", "mlp", "knn"}} on the whole test set, see `ROWS`.
-
-    `beside` is what evaluating the model gave, with the probes trained beside the encoder.
-    """
-    print("Measuring the encoder ...", flush=True)
-    classes = len(data.class_names)
-    test = pipeline.test_batches(data, data.test, config)
-    images = datasets.Split(
-        data.probe.examples.take(config.probe_images), min(config.probe_images, data.probe.size)
-    )
-    known = pipeline.test_batches(data, images, config)
-
-    def frozen(encode, *encoder):
-        features = [encode(*encoder, batches) for batches in (known, test)]
-        return protocols.measure(*features, classes, config.seed)
-
-    accuracy = {
-        "beside": {name: beside[f"{name}_accuracy"] for name in protocols.NAMES},
-        "frozen": frozen(protocols.encode, encoder),
-    }
-    if baselines:
-        print("Measuring an untrained encoder and raw pixels ...", flush=True)
-        untrained = build(config, classes, 1).encoder
-        accuracy["untrained"] = frozen(protocols.encode, untrained)
-        accuracy["raw_pixels"] = frozen(protocols.raw_pixels)
-    return accuracy
-
-
-def plan(config, data, model, first_step, last_step, path):
+def plan(config, data, model, first_step, last_step, run):
     """What a run is about to do, for people."""
     shape = "x".join(str(side or "?") for side in data.image_shape)
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
     encoder = model.encoder.count_params()
     start = f" from step {first_step}" if first_step else ""
     objective = f"tasks {config.tasks}" if config.objective == "amdim" else config.objective
+    seconds, size = run.stop_seconds(model)
     return "\n".join(
         [
             f"data      {config.dataset}: {data.train.size} training and "
@@ -229,23 +152,32 @@ def plan(config, data, model, first_step, last_step, path):
             f"training  {last_step} steps of {config.batch_size} images{start}, "
             f"{objective}, seed {config.seed}",
             f"devices   {devices} ({hardware()})",
-            f"writes    {path}",
+            f"writes    {run.path}",
+            f"stops     on SIGTERM or SIGINT, after its step and a checkpoint: "
+            f"{size / 1e6:,.0f} MB, about {seconds:.1f} s",
         ]
     )
 
 
 def table(result):
-    """The accuracies of a result as a table."""
-    config = result["config"]
-    if not result["accuracy"]:
-        return f"{config['dataset']} has no classes by which to measure the encoder."
-    lines = [
-        f"Accuracy on the {result['test_images']} test images of {config['dataset']}",
-        f"{'':34}{'linear':>8}{'MLP':>8}{'kNN':>8}",
-    ]
+    """The accuracies of a result as a table, and what is missing of it."""
+    config, lines = result["config"], []
+    if result["accuracy"]:
+        lines = [
+            f"Accuracy on the {result['test_images']} test images of {config['dataset']}",
+            f"{'':34}{'linear':>8}{'MLP':>8}{'kNN':>8}",
+        ]
     for key, row in result["accuracy"].items():
         cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in protocols.COLUMNS)
-        lines.append(f"{protocols.ROWS[key]:34}" + "".join(cells))
+        note = result.get("notes", {}).get(key)
+        lines.append(f"{protocols.ROWS[key]:34}" + "".join(cells) + (f"  ({note})" if note else ""))
+    lacking = result.get("missing", {})
+    if not lines and not set(lacking) & set(protocols.ROWS):
+        lines = [f"{config['dataset']} has no classes by which to measure the encoder."]
+    for name, why in lacking.items():
+        lines.append(f"missing: {protocols.ROWS.get(name, name)} ({why})")
+    if lacking:
+        lines.append("The same command tries again what is missing.")
     return "\n".join(lines)
 
 
@@ -263,6 +195,7 @@ def main():
             config,
             workdir,
             FLAGS.data_dir,
+            FLAGS.baselines == "on",
             strategy=FLAGS.strategy,
             xla=FLAGS.xla,
             views_on=FLAGS.views_on,
@@ -279,8 +212,10 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "variant", "", f"what to change, of {', '.join(VARIANTS)}; several by commas"
     )
-    flags.DEFINE_string("strategy", "auto", "devices: auto, none, mirrored, multiworker, cpu:N")
-    flags.DEFINE_enum("xla", "auto", ["auto", "on", "off"], "compile the training step by XLA")
+    command.define_device_flags()
+    flags.DEFINE_enum(
+        "baselines", "on", ["on", "off"], "measure an untrained encoder and raw pixels, too"
+    )
     flags.DEFINE_enum("views_on", "host", ["host", "accelerator"], "where views are made")
     flags.DEFINE_string("workdir", None, "run directory; a name in runs/ if none")
     flags.DEFINE_bool("overwrite", False, "remove the run in workdir and start anew")

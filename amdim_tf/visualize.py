@@ -8,7 +8,7 @@ from absl import flags
 from amdim_tf import command, datasets, maps, pictures
 from amdim_tf.config import check_config
 from amdim_tf.errors import InputError
-from amdim_tf.evaluate import evaluation_config
+from amdim_tf.evaluation import evaluation_config
 from amdim_tf.files import write_json
 from amdim_tf.protocols import interval
 from amdim_tf.run_directory import load_model, run_config

@@ -206,20 +206,22 @@ def test_a_batch_of_nothing_but_bad_images_is_one_without_labels(tmp_path):
     data, config = load(tmp_path, batch_size=4)
     (((images, _), labels),) = pipeline.train_batches(data, config, 0, 1, lambda *both: both)
     assert images.shape == (4, 2, 64, 64, 3) and list(labels) == [-1] * 4
-    assert list(pipeline.test_batches(data, data.test, config)) == []
+    ((places, images, labels),) = pipeline.test_batches(data, data.test, config)
+    assert list(places) == list(labels) == [-1] * 4 and not np.any(images)
     assert len(data.failures.names) == 8
 
 
 def test_bad_test_images_leave_with_their_labels(folder, monkeypatch):
-    # A batch that is left empty is none.
-    monkeypatch.setattr(pipeline, "TEST_BATCH", 1)
+    monkeypatch.setattr(pipeline, "TEST_BATCH", 3)
     data, config = load(folder)
     for _ in range(2):
         batches = list(pipeline.test_batches(data, data.test, config).as_numpy_iterator())
-        labels = np.concatenate([labels for _, labels in batches])
-        assert sorted(labels) == [0] * 4 + [1] * 4
-        for image, label in batches:
-            assert image.shape == (1, 64, 64, 3) and (image > 0).all() == (label == 1)
+        assert all(images.shape == (3, 64, 64, 3) for _, images, _ in batches)
+        places, images, labels = map(np.concatenate, zip(*batches, strict=True))
+        assert sorted(labels) == [-1] * 10 + [0] * 4 + [1] * 4  # of 16, in batches of 3
+        np.testing.assert_array_equal(places >= 0, labels >= 0)
+        for place, image, label in zip(places, images, labels, strict=True):
+            assert (image > 0).all() == (label == 1) and (image == 0).all() == (place < 0)
     assert len(data.failures.names) == 8 and all("val" in name for name in data.failures.names)
 
 

@@ -18,11 +18,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from amdim_tf import evaluate as evaluation
-from amdim_tf import protocols
-from amdim_tf.config import VARIANTS, apply_variant, known_configs, load_config
+from amdim_tf import features
+from amdim_tf.config import VARIANTS, apply_variant, fields, known_configs, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.evaluate import evaluate, evaluation_config
+from amdim_tf.evaluation import evaluate, evaluation_config
 from amdim_tf.results import results_table
 from amdim_tf.sweep import sweep, sweep_table
 from amdim_tf.train import train
@@ -39,9 +38,9 @@ SMALL = {
 REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
-def small(dataset="photo_patches", **fields):
+def small(dataset="photo_patches", **changed):
     config = load_config(dataset, "tiny")
-    config.update(SMALL | fields)
+    config.update(SMALL | changed)
     return config
 
 
@@ -113,16 +112,16 @@ def drawn_folder(path):
 
 
 def test_features_are_computed_once_for_all_fast_protocols(run, monkeypatch):
-    encoded = []
-    encode = protocols.encode
+    collected, collect = [], features._collect
 
-    def count(encoder, batches):
-        encoded.append(encode(encoder, batches))
-        return encoded[-1]
+    def count(*arguments):
+        values, labels = collect(*arguments)
+        collected.append(len(labels))
+        return values, labels
 
-    monkeypatch.setattr(protocols, "encode", count)
+    monkeypatch.setattr(features, "_collect", count)
     evaluate(run, evaluation_config(str(run)), ("knn", "linear", "mlp"), fast=True)
-    assert [len(labels) for _, labels in encoded] == [4139, 840]
+    assert collected == [4139, 840]
 
 
 def test_classifiers_on_views_and_fine_tuning(run):
@@ -180,9 +179,7 @@ def test_variants_change_what_they_name(dataset):
     for name in VARIANTS:
         config = load_config(dataset, variant=name)
         changed = {
-            field
-            for field, value in evaluation.fields(config).items()
-            if value != evaluation.fields(plain)[field]
+            field for field, value in fields(config).items() if value != fields(plain)[field]
         }
         # The embedded sets have no grey views to take away.
         assert changed <= {"variant", *VARIANTS[name]} and "variant" in changed
@@ -221,10 +218,10 @@ def test_the_sweeps_table_by_hand():
 
 
 def test_the_table_of_results_names_the_papers_figures_and_what_differs(tmp_path):
-    def write(name, encoder, protocol, top1, dataset=None, **fields):
+    def write(name, encoder, protocol, top1, dataset=None, **other):
         path = tmp_path / name / "evaluation"
         path.mkdir(parents=True)
-        config = evaluation.fields(encoder)
+        config = fields(encoder)
         result = {
             "protocol": protocol,
             "fast": False,
@@ -234,7 +231,7 @@ def test_the_table_of_results_names_the_papers_figures_and_what_differs(tmp_path
             "config": config | {"dataset": dataset or config["dataset"]},
             "encoder": {"steps": 9, "train_images": 50000, "config": config},
         }
-        (path / "a.json").write_text(json.dumps(result | fields))
+        (path / "a.json").write_text(json.dumps(result | other))
 
     small_cifar = load_config("cifar10", "small")
     for seed, top1 in enumerate((0.88, 0.90, 0.89)):
@@ -276,8 +273,7 @@ REFUSALS = {
 def test_refusals_are_one_sentence(case, tmp_path):
     command, arguments, expected = REFUSALS[case]
     (tmp_path / "empty").mkdir()
-    fields = json.dumps(evaluation.fields(small()))
-    (tmp_path / "empty" / "config.json").write_text(fields)
+    (tmp_path / "empty" / "config.json").write_text(json.dumps(fields(small())))
     done = subprocess.run(
         [sys.executable, "-m", f"amdim_tf.{command}", *arguments],
         cwd=tmp_path,

@@ -114,7 +114,8 @@ def trajectory(model, golden):
     losses = []
     for (x1, x2), drawn in zip(values["views"], values["source_index_5x5"], strict=True):
         model.reset_metrics()
-        logs = step(((x1, x2), labels, {5: tf.constant(drawn)}))
+        draws = model.dropout_draws(len(labels))
+        logs = step(((x1, x2), labels, {5: tf.constant(drawn)}, draws))
         tracked = ("nce_1-5", "nce_1-7", "nce_5-5", "regulariser", "loss")
         losses.append([float(logs[name]) for name in tracked])
     return np.array(losses)

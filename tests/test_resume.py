@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 from kill_training import STEPS, small_config
 
-from amdim_tf import callbacks
+from amdim_tf import callbacks, protocols
 from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.config import apply_variant
 from amdim_tf.errors import InputError, Stopped
-from amdim_tf.run_directory import load_model
+from amdim_tf.run_directory import load_model, read_result
 from amdim_tf.train import train
 
 # What a clock says of a step.
@@ -39,14 +39,14 @@ def metrics(run):
 
 
 def events(run):
-    """[(step, tag, value)] of the TensorBoard events, but for times."""
+    """[(step, tag, value)] of the TensorBoard events, in order, without times."""
     found = []
     for path in (run / "tensorboard").iterdir():
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 if value.tag not in TIMES:
                     found.append((event.step, value.tag, float(tf.make_ndarray(value.tensor))))
-    return found
+    return sorted(found)
 
 
 def check_same(run, whole):
@@ -62,8 +62,8 @@ def check_same(run, whole):
 @pytest.fixture
 def briefly(monkeypatch):
     """Has trainings end without measuring and exporting the encoder, to save time."""
-    monkeypatch.setattr("amdim_tf.train.measure", lambda *_: {})
-    monkeypatch.setattr("amdim_tf.train.export", lambda *_: None)
+    monkeypatch.setattr("amdim_tf.train.wanted", lambda *_: ())
+    monkeypatch.setattr("amdim_tf.finish.export", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +79,22 @@ def killed(tmp_path_factory):
 
 
 def test_killed_at_any_instant_it_ends_as_if_it_had_not_been(killed):
+    """Also between the last step and the end, with every row of the table and one export."""
     folder, report = killed
-    assert set(report["status"].values()) == {0} and not report["finished_before"]
-    assert 0 < report["killed_after"][0] < STEPS == report["killed_after"][-1]
-    check_same(folder / "killed", folder / "whole")
-    runs = (folder / name / "result.json" for name in ("killed", "whole"))
-    ours, expected = (json.loads(path.read_text())["accuracy"] for path in runs)
-    assert ours == expected and ours["frozen"]
+    assert set(report["status"].values()) == {0}
+    assert all(0 < step < STEPS for step in report["killed_after"])
+    expected = read_result(folder / "whole")
+    assert list(expected["accuracy"]) == list(protocols.ROWS) and not expected["missing"]
+    runs = [folder / "killed", *folder.glob("end*")]
+    assert len(runs) == 1 + len(report["killed_after"])
+    for run in runs:
+        check_same(run, folder / "whole")
+        result = read_result(run)
+        assert result["accuracy"] == expected["accuracy"] and not result["missing"]
+        assert [path.name for path in (run / "export").iterdir()] == ["1"]
+        card = (run / "export" / "1" / "MODEL_CARD.md").read_text()
+        assert f"{expected['accuracy']['raw_pixels']['mlp']:.3f}" in card
+        assert (run / "encoder.keras").exists()
     starts = (folder / "killed" / "starts.jsonl").read_text().splitlines()
     assert len(starts) > 1 and {"step", "command", "versions"} <= set(json.loads(starts[-1]))
 
@@ -134,7 +143,7 @@ def saved(tmp_path):
     checkpoints, variable = Checkpoints(tmp_path / "checkpoints"), tf.Variable(tf.zeros(999))
     for step in (1, 2):
         variable.assign(tf.fill([999], float(step)))
-        checkpoints.save(step, tf.train.Checkpoint(variable=variable))
+        checkpoints.save(step, {"parts": [variable]})
     return checkpoints, variable
 
 
@@ -147,7 +156,7 @@ def test_cut_at_any_byte_the_one_before_it_is_used(saved, capsys):
         path.write_bytes(content[: generator.randrange(len(content))])
         step, prefix = checkpoints.newest()
         assert step == 1 and "2 is damaged; using the one before it" in capsys.readouterr().err
-        tf.train.Checkpoint(variable=variable).read(prefix).assert_consumed()
+        tf.train.Checkpoint(parts=[variable]).read(prefix).assert_consumed()
         assert set(variable.numpy()) == {1.0}
         path.write_bytes(content)
         assert checkpoints.newest()[0] == 2
@@ -160,7 +169,7 @@ def test_without_a_whole_one_nothing_starts_from_zero(saved, killed, tmp_path):
     with pytest.raises(InputError, match="All checkpoints in .* are damaged; restore one of them"):
         checkpoints.newest()
     # A damaged one is replaced when its step comes again.
-    checkpoints.save(1, tf.train.Checkpoint(variable=variable))
+    checkpoints.save(1, {"parts": [variable]})
     assert checkpoints.newest()[0] == 1
     with pytest.raises(InputError, match="All checkpoints"):
         (checkpoints.folder / "1" / "digest.json").unlink()
@@ -169,7 +178,7 @@ def test_without_a_whole_one_nothing_starts_from_zero(saved, killed, tmp_path):
 
 def test_the_last_two_and_the_best_are_kept(saved):
     checkpoints, variable = saved
-    content = tf.train.Checkpoint(variable=variable)
+    content = {"parts": [variable]}
     for step, score in ((3, 0.5), (4, 0.7), (5, 0.6), (6, None), (7, 0.65)):
         checkpoints.save(step, content, score)
     assert checkpoints.steps() == [7, 6, 4] and checkpoints.best() == (4, 0.7)
