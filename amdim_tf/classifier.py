@@ -61,6 +61,7 @@ class Classifier(keras.Model):
             for name in ("step", "bad_steps", "bad_term")
         )
         self.asked = self.stop = False
+        self._all_finite = distribution.region(all_finite)
         self.names = NAMES if classes else ()
         self.probe_means = means(
             *(f"{name}_{kind}" for name in self.names for kind in ("loss", "accuracy"))
@@ -255,8 +256,8 @@ class Classifier(keras.Model):
         self.terms = [*losses, "gradient", "batch norm"]
         averages = [average for average, _ in before]
         finite = [ops.all(ops.isfinite(loss)) for loss in losses.values()]
-        for part in (gradients, averages):
-            finite.append(ops.all([ops.all(ops.isfinite(x)) for x in part]))
+        check = self._all_finite if distribution.replicas() > 1 else all_finite
+        finite += [check(gradients), check([average.value for average in averages])]
         # Of all replicas: Keras asks the first alone whether an update has to be left out.
         finite = distribution.all_mean(ops.cast(ops.stack(finite), "float32")) == 1
         good = ops.all(finite)
@@ -323,6 +324,11 @@ class Classifier(keras.Model):
             columns = ops.ones_like(loss), loss, ops.cast(correct, loss.dtype)
             rows.append([ops.sum(ops.where(known, column, 0)) for column in columns])
         return ops.convert_to_tensor([rows])
+
+
+def all_finite(tensors):
+    """Whether all numbers in all of `tensors` are finite."""
+    return ops.all([ops.all(ops.isfinite(x)) for x in tensors])
 
 
 def means(*names):

@@ -1,5 +1,7 @@
 """AMDIM: encoder, embeddings and probes with the training step that joins them (Equation 5)."""
 
+import itertools
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -137,16 +139,27 @@ class AMDIM(Classifier):
         # Not sliced: of a split the gradient is one concatenation, of slices sums of padded copies.
         halves = {n: ops.split(embedding, 2) for n, embedding in embeddings.items()}
         view1, view2 = ({n: half[view] for n, half in halves.items()} for view in (0, 1))
-        consequents = None
-        if distribution.replicas() > 1:
-            consequents = [
-                {m: distribution.gather(view[m]) for m in multiscale.consequent_scales(self.tasks)}
-                for view in (view1, view2)
-            ]
+        consequents = self._gathered(embeddings) if distribution.replicas() > 1 else None
         components = self.mixture and ops.split(self.mixture(embeddings[1]), 2)
         first = distribution.first_image(batch)
         scored = self._score(view1, view2, locations, consequents, first, components)
         return *scored, embeddings[1]
+
+    def _gathered(self, embeddings):
+        """Consequents {m: (B,m*m,D)} of views 1 and 2, of the images of all replicas.
+
+        All scales of both views are gathered at once: a collective of each would take longer, and
+        the graph of one grows with the square of the number of replicas.
+        """
+        scales, width = multiscale.consequent_scales(self.tasks), self.encoder.nrkhs
+        each = [ops.reshape(embeddings[m], (-1, m * m, width)) for m in scales]
+        gathered = distribution.gather(ops.concatenate(each, axis=1))
+        locations = [m * m for m in scales]
+        shape = (distribution.replicas(), 2, -1, sum(locations), width)
+        views = ops.split(ops.reshape(gathered, shape), 2, axis=1)
+        views = [ops.reshape(view, (-1, sum(locations), width)) for view in views]
+        ends = list(itertools.accumulate(locations[:-1]))
+        return [dict(zip(scales, ops.split(view, ends, axis=1), strict=True)) for view in views]
 
     def _score(self, view1, view2, locations, consequents, first, components):
         return multiscale.multiscale_nce(

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from amdim_tf import distribution
+
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class AdamL2(keras.optimizers.Adam):
@@ -22,23 +24,36 @@ class AdamL2(keras.optimizers.Adam):
         self, learning_rate=2e-4, l2=1e-5, beta_1=0.8, beta_2=0.999, epsilon=1e-8, **kwargs
     ):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
-        self.l2 = l2
+        self.l2, self._shared = l2, None
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         step = ops.cast(self.iterations + 1, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
+        changes = self._changes
+        if distribution.replicas() > 1:
+            # Traced once for each shape, not for each variable and replica.
+            self._shared = self._shared or distribution.region(changes)
+            changes = self._shared
+        values = (ops.convert_to_tensor(x) for x in (variable, m, v))
+        change, change_m, change_v = changes(gradient, *values, learning_rate, step)
+        self.assign_add(m, change_m)
+        self.assign_add(v, change_v)
+        self.assign_sub(variable, change)
+
+    def _changes(self, gradient, variable, m, v, learning_rate, step):
+        """What is taken from the variable and added to its moments in a step."""
         gradient = gradient + self.l2 * variable
-        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
-        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+        change_m = (gradient - m) * (1 - self.beta_1)
+        change_v = (ops.square(gradient) - v) * (1 - self.beta_2)
         # 1 - beta^t would lose five digits to cancellation in float32.
         correction1, correction2 = (
             -ops.expm1(step * math.log(beta)) for beta in (self.beta_1, self.beta_2)
         )
-        root = ops.sqrt(v / correction2)
+        root = ops.sqrt((v + change_v) / correction2)
         rate = learning_rate / correction1
-        self.assign_sub(variable, rate * m / (root + self.epsilon))
+        return rate * (m + change_m) / (root + self.epsilon), change_m, change_v
 
     def get_config(self):
         return super().get_config() | {"l2": self.l2}
@@ -51,7 +66,15 @@ def guarded(optimizer, scale=1.0, growth_steps=2**30):
         scale: of the loss, against underflow in float16; halved when an update is left out.
         growth_steps: updates after which the scale is doubled; by default never.
     """
-    return keras.optimizers.LossScaleOptimizer(optimizer, scale, growth_steps)
+    return Guarded(optimizer, scale, growth_steps)
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class Guarded(keras.optimizers.LossScaleOptimizer):
+    """Keras's, for gradients of which the first is not finite if any is not."""
+
+    def check_finite(self, grads):
+        return super().check_finite(grads[:1])
 
 
 @keras.saving.register_keras_serializable("amdim_tf")

@@ -1,5 +1,6 @@
 """Splits: records of a data set in a fixed order, and the orders in which training reads them."""
 
+import ctypes
 import dataclasses
 import hashlib
 import os
@@ -139,7 +140,8 @@ def in_files(instructions, parse):
 
     Its order for training is one of blocks of consecutive records. The blocks are read group by
     group, and a group is shuffled as a whole: to start anywhere is to read one group. A set that
-    fits into one group is thus shuffled as a whole; of a larger one, two groups are in memory.
+    fits into one group is thus shuffled as a whole; of a larger one, one group is in memory while
+    the next is read. With what the allocator keeps, that takes up to three times `GROUP_BYTES`.
 
     Args:
         instructions: [(file, skip, take, size)]: the `take` records of each file from `skip` on,
@@ -218,7 +220,7 @@ def _in_groups(paths, skips, takes, sizes, parse):
             .prefetch(1)
             .flat_map(
                 lambda number, records: _shuffled(
-                    [records],
+                    [_after_release(records)],
                     fold(seed, number + 1),
                     tf.maximum(first - tf.gather(starts, number), 0),
                     parse,
@@ -227,6 +229,19 @@ def _in_groups(paths, skips, takes, sizes, parse):
         )
 
     return order
+
+
+def _after_release(records):
+    """The tensor `records`, once memory that is free has gone back to the system.
+
+    One thread allocates a record and another frees it, so that the C library's heaps would keep
+    several groups that are gone.
+    """
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if not release:  # another C library
+        return records
+    with tf.control_dependencies([tf.numpy_function(lambda: np.int32(release(0)), [], tf.int32)]):
+        return tf.identity(records)
 
 
 def _kept_index(path, paths, skips, takes):
