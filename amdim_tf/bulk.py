@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from amdim_tf.datasets import EXTENSIONS
 from amdim_tf.errors import InputError
 from amdim_tf.loading import load_encoder, load_preprocess
+from amdim_tf.pipeline import transformed
 
 PART_IMAGES = 1024
 BATCH = 64
@@ -82,11 +84,10 @@ class Job:
     def _builder(self):
         return tfds.builder(self.path.rpartition("/")[0], data_dir=self.data_dir)
 
-    def files(self, part):
-        """The dataset of (name, contents) of the images of a `part`, both string scalars."""
+    def images(self, part):
+        """The dataset of (name, image) of a `part`, strings, of which `read` makes the contents."""
         if self.source == "folder":
-            names = tf.data.Dataset.from_tensor_slices(part)
-            return names.map(lambda name: (name, tf.io.read_file(f"{self.path}/" + name)))
+            return tf.data.Dataset.from_tensor_slices((part, part))
         if self.source == "tfrecords":
             return tf.data.TFRecordDataset(part).enumerate().map(functools.partial(_parse, part))
         examples = self._builder().as_dataset(
@@ -95,6 +96,10 @@ class Job:
             read_config=tfds.ReadConfig(add_tfds_id=True),
         )
         return examples.map(lambda example: (example["tfds_id"], example["image"]))
+
+    def read(self, image):
+        """The contents of an `image`, both string scalars."""
+        return tf.io.read_file(f"{self.path}/" + image) if self.source == "folder" else image
 
 
 def image_files(folder):
@@ -129,7 +134,7 @@ def embed(job, runner=None, beam_options=()):
         InputError: the output belongs to another job, or there is nothing to embed.
     """
     parts = job.parts()
-    _encoder(job.encoder)  # a wrong one ends here, before the output is this job's
+    _functions(job)  # a wrong encoder ends here, before the output is this job's
     _claim(job, parts)
     targets = [
         f"{job.output}/part-{number:05d}-of-{len(parts):05d}.{job.format}"
@@ -154,29 +159,37 @@ def embed(job, runner=None, beam_options=()):
 
 
 def embed_part(job, item):
-    """Computes and writes an `item`, (part, target), of `job`."""
+    """Computes and writes an `item`, (part, target), of `job`; each image is read once."""
     part, target = item
-    encoder, preprocess = _encoder(job.encoder)
+    prepare, embed_batch = _functions(job)
 
-    def prepare(name, contents):
-        return name, preprocess.file(contents)
+    def decode(names, images):
+        count = tf.size(names, tf.int64)
+        good = transformed(prepare, tf.range(count), count, images)
+        return good.map(lambda places, images: (names, places[:-1], images[:-1]))
 
-    files = job.files(part)
-    prepared = files.map(prepare, tf.data.AUTOTUNE).ignore_errors().batch(BATCH)
-    names, features = [], []
-    for batch, images in prepared.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-        names += [name.decode() for name in batch]
-        features += list(encoder.predict_on_batch(images))
-    known = set(names)
-    broken = [name.decode() for name, _ in files.as_numpy_iterator() if name.decode() not in known]
+    batches = job.images(part).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
+    names, features, broken = [], [], []
+    for all_names, places, images in batches.as_numpy_iterator():
+        lost = np.setdiff1d(np.arange(len(all_names)), places)
+        names += [all_names[place].decode() for place in places]
+        broken += [all_names[place].decode() for place in lost]
+        if len(places):
+            features += list(embed_batch(images).numpy())
     if broken:
         write_whole(f"{target}.broken.txt", write_text, "\n".join(broken))
     write_whole(target, WRITERS[job.format], names, features)
 
 
 @functools.cache
-def _encoder(path):
-    return load_encoder(path, "f1"), load_preprocess(path)
+def _functions(job):
+    """What is traced once for all parts: of an image to a normalised one, and of those to f1."""
+    encoder, preprocess = load_encoder(job.encoder, "f1"), load_preprocess(job.encoder)
+    shape = (None, preprocess.image_size, preprocess.image_size, 3)
+    prepare = tf.function(
+        lambda image: preprocess.file(job.read(image)), [tf.TensorSpec((), tf.string)]
+    )
+    return prepare, tf.function(encoder, [tf.TensorSpec(shape, tf.float32)], autograph=False)
 
 
 def write_parquet(names, features, path):

@@ -217,20 +217,37 @@ def attempt(data, transform, indices, records, labels):
     count = tf.size(labels, tf.int64)
     valid = tf.where((labels >= UNLABELLED) & (labels < max(len(data.class_names), 1)))[:, 0]
 
-    def attempt_one(place, index, record):
-        return place, transform(index, record)
-
     def report(places, images):
         lost = tf.sets.difference([tf.range(count)], [places]).values
         tell = functools.partial(tf.numpy_function, data.lose, [tf.gather(records, lost)], [])
         with tf.control_dependencies([tf.cond(tf.size(lost) > 0, tell, tf.no_op)]):
             return tf.identity(places), images
 
-    labelled = valid, tf.gather(indices, valid), tf.gather(records, valid)
-    good = tf.data.Dataset.from_tensor_slices(labelled).map(attempt_one, AUTOTUNE)
-    image = good.element_spec[1]
-    end = tf.data.Dataset.from_tensors((count, tf.zeros(image.shape, image.dtype)))
-    return good.ignore_errors().concatenate(end).batch(count + 1).map(report)
+    return transformed(transform, valid, count, indices, records).map(report)
+
+
+def transformed(transform, places, end, *columns):
+    """What `transform` makes of the rows at `places` of `columns`, where it raises no error.
+
+    Args:
+        transform: of an entry of each column, to a tensor of a known shape.
+        places: (P,) int64.
+        end: () int64.
+        columns: (B,...) each.
+
+    Returns:
+        A dataset of one element (places (G+1,), values (G+1,...)): the places of the rows that
+        could be transformed with their values, and after them `end` with zeros.
+    """
+    rows = places, *(tf.gather(column, places) for column in columns)
+
+    def one(place, *row):
+        return place, transform(*row)
+
+    good = tf.data.Dataset.from_tensor_slices(rows).map(one, AUTOTUNE)
+    value = good.element_spec[1]
+    last = tf.data.Dataset.from_tensors((end, tf.zeros(value.shape, value.dtype)))
+    return good.ignore_errors().concatenate(last).batch(tf.size(places, tf.int64) + 1)
 
 
 def overlapped(batches, decode_batch):

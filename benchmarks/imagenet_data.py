@@ -30,10 +30,10 @@ def make(folder, train=TRAIN, validation=VALIDATION, classes=CLASSES, files=None
         files: {split: number of files}, by default as many as the real set has.
         sides: of the images, the least and the largest, in pixels.
     """
-    version = max(tfds.builder_cls("imagenet2012").VERSION, "5.0.0")
-    target = pathlib.Path(folder) / "imagenet2012" / str(version)
+    builder = tfds.builder_cls("imagenet2012")
+    target = pathlib.Path(folder) / "imagenet2012" / str(builder.VERSION)
     target.mkdir(parents=True, exist_ok=True)
-    features = tfds.builder_cls("imagenet2012")(data_dir=folder).info.features
+    features = builder(data_dir=folder).info.features
     records = _records(classes, sides)
     generator, infos = np.random.default_rng(0), []
     for split, count in (("train", train), ("validation", validation)):
