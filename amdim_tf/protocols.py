@@ -214,7 +214,9 @@ def _ranking(model):
     def function(places, images, labels):
         logits = model(images, training=False)
         finite = [tf.reduce_all(tf.math.is_finite(logits[name]), axis=-1) for name in NAMES]
-        return labels, {name: rank(logits[name]) for name in NAMES}, tf.stack(finite, 1)
+        # Of several replicas no bool can be gathered.
+        finite = tf.cast(tf.stack(finite, 1), tf.int32)
+        return labels, {name: rank(logits[name]) for name in NAMES}, finite
 
     return function
 
@@ -229,7 +231,7 @@ def predictions(rounds):
     for known, best, good in rounds:
         counted = known >= 0
         labels.append(known[counted])
-        finite.append(good[counted])
+        finite.append(good[counted] > 0)
         for name in NAMES:
             ranked[name].append(best[name][counted])
     labels = np.concatenate(labels)

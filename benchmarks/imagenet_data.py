@@ -13,34 +13,35 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-TRAIN, VALIDATION, CLASSES = 1281167, 50000, 1000
-# Different images of a class; records repeat them.
-VARIANTS = 4
+COUNTS = {"train": 1281167, "validation": 50000}
 # Files of each split, as TFDS prepares ImageNet.
 FILES = {"train": 1024, "validation": 64}
+CLASSES = 1000
+# Different images of a class; records repeat them.
+VARIANTS = 4
 
 
-def make(folder, train=TRAIN, validation=VALIDATION, classes=CLASSES, files=None, sides=(40, 64)):
-    """Writes the set `imagenet2012` to `folder`, for `tfds.builder(..., data_dir=folder)`.
+def make(folder, name="imagenet2012", counts=COUNTS, files=FILES, classes=CLASSES, sides=(40, 64)):
+    """Writes a data set to `folder`, for `tfds.builder(name, data_dir=folder)`.
 
     Args:
         folder: a directory; what it holds of the set is replaced.
-        train, validation: numbers of records.
-        classes: how many of the 1000 classes occur.
-        files: {split: number of files}, by default as many as the real set has.
+        name: of a set of TFDS with images and labels.
+        counts, files: {split: number} of records, and of the files that they are in, 1 by default.
+        classes: how many of its classes occur.
         sides: of the images, the least and the largest, in pixels.
     """
-    builder = tfds.builder_cls("imagenet2012")
-    target = pathlib.Path(folder) / "imagenet2012" / str(builder.VERSION)
+    builder = tfds.builder_cls(name)
+    target = pathlib.Path(folder) / name / str(builder.VERSION)
     target.mkdir(parents=True, exist_ok=True)
     features = builder(data_dir=folder).info.features
     records = _records(classes, sides)
     generator, infos = np.random.default_rng(0), []
-    for split, count in (("train", train), ("validation", validation)):
-        shards = (files or FILES)[split]
+    for split, count in counts.items():
+        shards = files.get(split, 1)
         lengths = np.diff(np.linspace(0, count, shards + 1).astype(int)).tolist()
         template = tfds.core.ShardedFileTemplate(
-            data_dir=target, dataset_name="imagenet2012", split=split, filetype_suffix="tfrecord"
+            data_dir=target, dataset_name=name, split=split, filetype_suffix="tfrecord"
         )
         labels = generator.permutation(np.arange(count) % classes)
         variants = generator.integers(0, VARIANTS, count)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from amdim_tf.classifier import Classifier
 from amdim_tf.distribution import choose_strategy
 from amdim_tf.encoder import Encoder
 from amdim_tf.model import AMDIM
@@ -19,15 +20,16 @@ BATCH, STEPS = 8, 10
 
 def weights_after_training(strategy, case):
     """Logs and weights; `case` names xla (compiled regions), bn (inside, too), micro (batches),
-    mixture (features).
+    mixture (features); tuned and frozen (an encoder with classifiers, learning with them or not).
 
     And nan: an image of the fourth batch is not a number, which the last replica sees.
     """
+    classifier = "tuned" in case or "frozen" in case
     generator = np.random.default_rng(0)
     x1, x2 = generator.normal(size=(2, BATCH * STEPS, 32, 32, 3))
     if "nan" in case:
         x1[4 * BATCH - 1] = np.nan
-    labels = np.full(BATCH * STEPS, -1)
+    labels = np.arange(BATCH * STEPS) % 3 if classifier else np.full(BATCH * STEPS, -1)
 
     def batches(context):
         """Of a worker: its part of each batch."""
@@ -43,17 +45,22 @@ def weights_after_training(strategy, case):
     with strategy.scope():
         keras.utils.set_random_seed(0)
         # In float64 nothing but a mistake makes a difference.
+        keras.config.set_dtype_policy("float64" if classifier else "float32")
         encoder = Encoder(32, ndf=4, nrkhs=16, ndepth=1, use_bn="bn" in case, dtype="float64")
-        model = AMDIM(encoder, classes=0, components=2 * ("mixture" in case))
+        if classifier:
+            model = Classifier(encoder, classes=3, frozen="frozen" in case, dtype="float64")
+        else:
+            model = AMDIM(encoder, classes=0, components=2 * ("mixture" in case))
         model.compile(optimizer=AdamL2(1e-2), jit_compile=False)
         if "xla" in case or "micro" in case:
             model.divide("xla" in case, 2 * ("micro" in case))
     logs = model.fit(data, steps_per_epoch=STEPS, verbose=0, shuffle=False).history
-    values = {
-        name: np.array(logs[name])
-        for name in ("loss", "regulariser", "nce_5-5", "bound_1-7", "skipped")
-    }
-    parts = filter(None, (model.encoder, model.phi5, model.phi7, model.mixture))
+    if classifier:
+        names, parts = ("linear_loss", "mlp_loss", "mlp_accuracy"), (model.encoder, model.probes)
+    else:
+        names = "loss", "regulariser", "nce_5-5", "bound_1-7", "skipped"
+        parts = filter(None, (model.encoder, model.phi5, model.phi7, model.mixture))
+    values = {name: np.array(logs[name]) for name in names}
     weights = [w for part in parts for w in part.weights]
     # Paths differ by the number that Keras gives the model.
     return values | {f"{i}/{w.path.split('/')[-1]}": w.numpy() for i, w in enumerate(weights)}

@@ -29,8 +29,8 @@ from amdim_tf.train import train
 def test_replicas_and_regions_change_nothing(tmp_path):
     """Losses, statistics of batch norm and weights after 10 steps, also with batch norm inside."""
     cases = {
-        "cpu:2": ["nan", "xla-micro-mixture"],
-        "cpu:4": ["xla", "bn"],
+        "cpu:2": ["nan", "xla-micro-mixture", "frozen-micro", "tuned-xla"],
+        "cpu:4": ["xla", "bn", "frozen-xla", "tuned-micro"],
         "multiworker": ["xla"],
     }
 
@@ -47,7 +47,7 @@ def test_replicas_and_regions_change_nothing(tmp_path):
     one_device = tf.distribute.get_strategy()
     expected = {
         case: replicas.weights_after_training(one_device, case)
-        for case in ("plain", "bn", "nan", "mixture")
+        for case in ("plain", "bn", "nan", "mixture", "frozen", "tuned")
     }
     assert expected["nan"]["skipped"].mean() == pytest.approx(0.1)  # one step of ten
     for values in expected.values():

@@ -1,22 +1,20 @@
 """Every row of the paper's tables: training, evaluation, sweep and the table of results.
 
-The commands' functions run on the real images beside the checkout where those are, else on TFDS's
-mocked data and drawn folders.
+The commands' functions run on the real images beside the checkout where those are, else on made
+ones in the same layout.
 """
 
-import collections
 import copy
 import json
 import pathlib
 import re
 import subprocess
 import sys
-import types
 
+import imagenet_data
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from amdim_tf import features
 from amdim_tf.config import VARIANTS, apply_variant, fields, known_configs, load_config
@@ -62,7 +60,7 @@ def run(tmp_path_factory):
         ("image_folder", {}),
     ],
 )
-def test_from_training_to_evaluation_and_export(dataset, splits, tmp_path, monkeypatch):
+def test_from_training_to_evaluation_and_export(dataset, splits, tmp_path):
     config = small(dataset, **splits)
     if REAL_DATA.is_dir():
         folder = REAL_DATA / ("image_folder" if dataset == "image_folder" else "tfds")
@@ -71,13 +69,10 @@ def test_from_training_to_evaluation_and_export(dataset, splits, tmp_path, monke
         drawn_folder(tmp_path / "images")
         measure(config, tmp_path / "run", str(tmp_path / "images"))
     else:
-        # What TFDS mocks has images and labels, but no splits.
-        mocked = collections.defaultdict(
-            lambda: types.SimpleNamespace(num_examples=200, num_bytes=1, num_shards=1)
-        )
-        monkeypatch.setattr(tfds.core.DatasetInfo, "splits", mocked)
-        with tfds.testing.mock_data(num_examples=200):
-            measure(config, tmp_path / "run", str(tmp_path))
+        side = {"stl10": 96, "imagenet2012": 128}.get(dataset, 32)
+        counts = dict.fromkeys(["train", "test", "unlabelled", "validation"], 200)
+        imagenet_data.make(tmp_path, dataset, counts, {}, 10, (side, side))
+        measure(config, tmp_path / "run", str(tmp_path))
 
 
 def measure(config, path, data_dir):

@@ -60,7 +60,7 @@ def order(split, seed, first=0):
     return [int(label) for _, label in examples]
 
 
-@pytest.mark.parametrize("source", ["memory", "one group", "groups", "part", "subset"])
+@pytest.mark.parametrize("source", ["memory", "one group", "groups", "part", "subset", "places"])
 def test_orders_hold_each_image_once_and_can_be_entered_anywhere(source, prepared, monkeypatch):
     numbers = list(range(SIZE))
     if source == "memory":
@@ -73,7 +73,9 @@ def test_orders_hold_each_image_once_and_can_be_entered_anywhere(source, prepare
         assert len(numbers) == SIZE - 11
     else:
         split = in_groups(prepared, monkeypatch, blocks=8)[0].train
-        if source == "subset":
+        if source in ("subset", "places"):
+            if source == "places":  # too large for memory
+                monkeypatch.setattr(splits, "SUBSET_BYTES", 0)
             chosen = split.labels() % 3 == 0
             split, numbers = split.subset(np.flatnonzero(chosen)), list(range(0, SIZE, 3))
     assert split.size == len(numbers)
@@ -87,6 +89,25 @@ def test_orders_hold_each_image_once_and_can_be_entered_anywhere(source, prepare
     assert len({tuple(drawn) for drawn in orders}) == len(seeds)
     for first in (0, 1, 47, 48, len(numbers) - 1):
         assert order(split, (0, 1), first) == orders[1][first:]
+
+
+@pytest.mark.parametrize("train_split", ["train", "train[5:55]+train[61:]"])
+def test_a_subset_is_the_same_in_memory_and_in_files(train_split, prepared, monkeypatch, tmp_path):
+    """Its records, their order for training, and labels, which are read from the files once."""
+    monkeypatch.setattr(datasets, "SMALL_BYTES", 0)  # of which no labels are read in advance
+    read, read_index = [], splits._read_index
+    monkeypatch.setattr(splits, "_read_index", lambda *x: read.append(0) or read_index(*x))
+    places, found = np.array([3, 4, 49, 50, 88, 107]), []
+    for most in (2**32, 0):
+        monkeypatch.setattr(splits, "SUBSET_BYTES", most)
+        split = in_groups(prepared, monkeypatch, train_split=train_split)[0].train
+        every = [int(label) for _, label in split.examples]
+        subset = split.subset(places, tmp_path)
+        assert split.labels(tmp_path).tolist() == every
+        examples = [(record.numpy(), int(label)) for record, label in subset.examples]
+        assert [label for _, label in examples] == [every[place] for place in places]
+        found.append((examples, order(subset, (0, 1)), order(subset, (0, 1), 2)))
+    assert found[0] == found[1] and len(read) == 1
 
 
 def test_starting_deep_reads_nothing_before(prepared, monkeypatch, tmp_path):
