@@ -11,9 +11,7 @@ def of(folder):
     for path in sorted(folder.glob("events.*")):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
-                found.append(
-                    (path.name, event.step, value.tag, float(tf.make_ndarray(value.tensor)))
-                )
+                found.append((event.step, value.tag, float(tf.make_ndarray(value.tensor))))
     return found
 
 
