@@ -101,8 +101,13 @@ def run(main, choose_config=None):
     except OSError as error:  # a full disk, a missing permission
         sys.exit(f"error: {error}. What was written before is whole")
     except Stopped as stopped:
-        print(f"\n{stopped}")
-        sys.exit(STOPPED)
+        _leave(stopped, STOPPED)
     except KeyboardInterrupt:
-        print("\nInterrupted.", flush=True)
-        os._exit(INTERRUPTED)  # at once: a checkpoint that is being written is not waited for
+        _leave("Interrupted.", INTERRUPTED)
+
+
+def _leave(message, code):
+    """Ends the process at once: neither data that is being read nor a checkpoint is waited for."""
+    print(f"\n{message}", flush=True)
+    sys.stderr.flush()
+    os._exit(code)

@@ -97,7 +97,7 @@ def base_config():
             "decays": (250 / 300, 280 / 300),
             "decay_rate": 0.2,
             "seed": 0,
-            # Checkpoints are saved after each epoch, and whenever so much time has passed.
+            # Checkpoints are saved at least so often.
             "checkpoint_minutes": 10.0,
             # Steps in a row whose losses or gradients are not finite, after which training stops.
             "bad_steps": 20,

@@ -47,7 +47,7 @@ def _nearest(known, queries, count):
 
 @tf.function(reduce_retracing=True)
 def normalised(features):
-    """`features` (N,D) of length 1, but for those of zeros."""
+    """`features` (N,D) of length 1; zeros stay zeros."""
     return features / tf.maximum(tf.norm(features, axis=1, keepdims=True), 1e-30)
 
 

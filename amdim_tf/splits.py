@@ -18,7 +18,7 @@ GROUP_BLOCKS = 16
 SHUFFLE_WINDOW = 16384
 # A larger subset of records in files is read from the files whenever it is needed.
 SUBSET_BYTES = 2**32
-# Of a TFRecord, beside its data: length, and the checksums of length and data.
+# What frames a record in a TFRecord file: its length, and the checksums of length and data.
 FRAME_BYTES = 16
 LABEL = {"label": tf.io.FixedLenFeature((), tf.int64)}
 AUTOTUNE = tf.data.AUTOTUNE

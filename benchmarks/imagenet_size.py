@@ -3,12 +3,15 @@
     python benchmarks/imagenet_data.py DATA
     python benchmarks/imagenet_size.py --data=DATA --runs=RUNS
 
-A row of its table is a command: seconds to its first step, images per second from then on, the peak
-of its memory, with and without mapped files, and how it ended. Commands that would take hours are
-stopped by SIGTERM after `--seconds`, and started again. `--only=knn` runs some of them.
+A row of its table is a command: seconds to its first step, images per second from then on (of embed
+parts of 1024 images), the peak of its memory, with and without mapped files, and how it ended.
+Commands that would take hours are stopped by SIGTERM after `--seconds`, and started again.
+RUNS/rows.json keeps the rows, so that they are not measured again; `--only=train,embed` measures
+some of them.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import pathlib
@@ -16,8 +19,10 @@ import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -70,18 +75,27 @@ class Watch(threading.Thread):
         return moved[0] if moved else None
 
     def rate(self):
-        """Of what the bar counts, per second, in the second half of the time that it moved."""
-        moved = [(seconds, done) for seconds, done in self.seen if done > self.seen[0][1]]
+        """What the first bar counts, per second, in the second half of the time that it moved."""
+        first = self.seen[: self.first_bar()]
+        moved = [(seconds, done) for seconds, done in first if done > first[0][1]]
         moved = moved[len(moved) // 2 :]
         if len(moved) < 2 or moved[-1][0] - moved[0][0] < 2:
             return None
         return (moved[-1][1] - moved[0][1]) / (moved[-1][0] - moved[0][0])
+
+    def first_bar(self):
+        """How many of `seen` belong to the first bar: the next one begins with less."""
+        pairs = zip(self.seen[:-1], self.seen[1:], strict=True)
+        smaller = (i for i, (a, b) in enumerate(pairs, 1) if b[1] < a[1])
+        return next(smaller, len(self.seen))
 
 
 def run(name, arguments, seconds=None):
     """Runs a command, for so many `seconds` after its first step; the row of the table."""
     print(f"{name}: {' '.join(arguments)}", file=sys.stderr, flush=True)
     own, theirs = pty.openpty()
+    # Bars show themselves on terminals that have a size.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments], stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL
@@ -92,8 +106,9 @@ def run(name, arguments, seconds=None):
     stopping = None
     while process.poll() is None:
         time.sleep(0.1)
-        first = seconds and watch.first_step()
-        if first and not stopping and time.monotonic() - started > first + seconds:
+        # Without a first step it has four times as long.
+        limit = seconds and (watch.first_step() or 3 * seconds) + seconds
+        if limit and not stopping and time.monotonic() - started > limit:
             process.send_signal(signal.SIGTERM)
             stopping = time.monotonic()
     ended = time.monotonic()
@@ -102,7 +117,7 @@ def run(name, arguments, seconds=None):
     row = {
         "command": name,
         "first step, s": watch.first_step(),
-        "images/s": watch.rate(),
+        "per s": watch.rate(),
         "peak, GiB": watch.peak,
         "anonymous, GiB": watch.anonymous,
         "all, s": ended - started,
@@ -122,19 +137,23 @@ def commands(data, runs, seconds):
     embed = ["amdim_tf.embed", f"--encoder={runs}/trained", "--tfds=imagenet2012/train"]
     embed += [f"--data_dir={data}", f"--output={runs}/embedded"]
     yield "train", [*train, trained, f"--steps={STEPS}"], None
-    yield "train, stopped", [*train, stopped], seconds
-    yield "train, resumed", [*train, stopped], seconds
+    yield "train stopped", [*train, stopped], seconds
+    yield "train resumed", [*train, stopped], seconds
     yield "linear", [*evaluate, "--protocol=linear"], seconds
-    yield "linear, resumed", [*evaluate, "--protocol=linear"], seconds
+    yield "linear resumed", [*evaluate, "--protocol=linear"], seconds
     yield "finetune", [*evaluate, "--protocol=finetune"], seconds
-    yield "finetune, resumed", [*evaluate, "--protocol=finetune"], seconds
+    yield "finetune resumed", [*evaluate, "--protocol=finetune"], seconds
     few = [*evaluate, "--protocol=linear", "--label_fraction=0.01"]
-    yield "linear, 1 % of the labels", few, seconds
+    yield "linear on 1 % of the labels", few, seconds
     yield "embed", embed, seconds
-    yield "embed, resumed", embed, seconds
-    yield "knn", [*evaluate, "--protocol=knn"], None
-    yield "linear, fast", [*evaluate, "--protocol=linear", "--fast"], None
-    yield "mlp, fast", [*evaluate, "--protocol=mlp", "--fast"], None
+    yield "embed resumed", embed, seconds
+    # Features of all images take half an hour at 128 pixels.
+    small = f"--workdir={runs}/small"
+    fewer = [*train, small, "--config.image_size=32", f"--steps={STEPS}", "--baselines=off"]
+    yield "train at 32 pixels", fewer, None
+    evaluate[1] = small
+    yield "knn at 32 pixels", [*evaluate, "--protocol=knn"], None
+    yield "linear and mlp fast at 32 pixels", [*evaluate, "--protocol=all", "--fast"], None
 
 
 def table(rows):
@@ -142,8 +161,8 @@ def table(rows):
     columns = list(rows[0])[:8]
     lines = [columns, ["---"] * len(columns)]
     for row in rows:
-        cells = (row[name] for name in columns)
-        lines.append([f"{x:.1f}" if isinstance(x, float) else str(x or "") for x in cells])
+        cells = ("" if row[name] is None else row[name] for name in columns)
+        lines.append([f"{x:.1f}" if isinstance(x, float) else str(x) for x in cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -156,16 +175,15 @@ def main():
     flags = parser.parse_args()
     runs = pathlib.Path(flags.runs).resolve()
     runs.mkdir(parents=True, exist_ok=True)
-    only = flags.only and flags.only.split(",")
-    rows = []
-    for name, arguments, seconds in commands(
-        pathlib.Path(flags.data).resolve(), runs, flags.seconds
-    ):
-        if not only or name.split(",")[0] in only or name in only:
-            rows.append(run(name, arguments, seconds))
-            (runs / "rows.json").write_text(json.dumps(rows, indent=2))
-            print(json.dumps(rows[-1]), flush=True)
-    print(table(rows))
+    kept = runs / "rows.json"
+    rows = json.loads(kept.read_text()) if kept.exists() else {}
+    data = pathlib.Path(flags.data).resolve()
+    for name, arguments, seconds in commands(data, runs, flags.seconds):
+        if name not in rows and (not flags.only or name in flags.only.split(",")):
+            rows[name] = run(name, arguments, seconds)
+            kept.write_text(json.dumps(rows, indent=2))
+            print(json.dumps(rows[name]), flush=True)
+    print(table(list(rows.values())))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints: written beside the training, as often as they are worth it, readable for good."""
+"""Checkpoints: written while training goes on, as often as they are worth it."""
 
 import json
 import resource

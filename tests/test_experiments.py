@@ -1,6 +1,6 @@
 """Every row of the paper's tables: training, evaluation, sweep and the table of results.
 
-The commands' functions run on the real images beside the checkout where those are, else on made
+The commands' functions run on the real images next to the checkout where those are, else on made
 ones in the same layout.
 """
 

@@ -73,7 +73,7 @@ def test_neighbours_are_those_of_the_brute_force(monkeypatch):
     index = NearestNeighbors(n_neighbors=10, metric="cosine").fit(known.values)
     distances, expected = index.kneighbors(queries.values)
     np.testing.assert_allclose(cosines, 1 - distances, atol=1e-5)
-    assert (places == expected).mean() > 0.999  # but for equal cosines, to rounding
+    assert (places == expected).mean() > 0.999  # others are equal cosines, to rounding
 
     votes = Features(known.values, np.random.default_rng(2).integers(0, 7, 2000))
     expected = KNeighborsClassifier(10, metric="cosine").fit(votes.values, votes.labels)

@@ -1,0 +1,75 @@
+"""Compares our nearest neighbours with scikit-learn's: CPU seconds, peak memory and the result.
+
+    python benchmarks/neighbours.py KNOWN QUERIES WIDTH ours|sklearn
+
+The features are random (seed 0) and lie in a temporary file, that of ours being mapped to memory.
+CPU seconds are those of all cores, without making the features; peaks are of what is no file.
+"""
+
+import pathlib
+import re
+import sys
+import tempfile
+import threading
+import time
+
+import numpy as np
+
+COUNT = 10
+
+
+def made(path, count, width, seed):
+    """The features (count,width) float32, in a file that is mapped to memory."""
+    features = np.lib.format.open_memmap(path, "w+", np.float32, (count, width))
+    generator = np.random.default_rng(seed)
+    for i in range(0, count, 4096):
+        block = features[i : i + 4096]
+        block[:] = generator.standard_normal(block.shape, "float32")
+    features.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def ours(known, queries):
+    from amdim_tf.features import Features
+    from amdim_tf.neighbours import nearest
+
+    parts = (Features(part, np.zeros(len(part), int)) for part in (known, queries))
+    return nearest(*parts, COUNT)[0]
+
+
+def sklearn(known, queries):
+    from sklearn.neighbors import NearestNeighbors
+
+    index = NearestNeighbors(n_neighbors=COUNT, metric="cosine").fit(np.array(known))
+    return index.kneighbors(np.array(queries), return_distance=False)
+
+
+def main():
+    known, queries, width = map(int, sys.argv[1:4])
+    search = {"ours": ours, "sklearn": sklearn}[sys.argv[4]]
+    peak, ended = [0], threading.Event()
+
+    def watch():
+        while not ended.wait(0.05):
+            status = pathlib.Path("/proc/self/status").read_text()
+            peak.append(int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 2**20)
+
+    with tempfile.TemporaryDirectory() as folder:
+        known = made(f"{folder}/known.npy", known, width, 0)
+        queries = made(f"{folder}/queries.npy", queries, width, 1)
+        search(known[:100], queries[:100])  # what is imported and traced once
+        watching = threading.Thread(target=watch)
+        watching.start()
+        before, started = time.process_time(), time.perf_counter()
+        places = search(known, queries)
+        spent, seconds = time.process_time() - before, time.perf_counter() - started
+        ended.set()
+        watching.join()
+    print(
+        f"{sys.argv[4]}: {spent:.1f} CPU s, {seconds:.1f} s, peak {max(peak):.2f} GiB, "
+        f"sum of the places {places.sum()}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Prints the CPU seconds to the first training step on N logical devices.
+
+    python benchmarks/tracing.py N
+
+The model is that of `--dataset=imagenet2012 --size=tiny`, with 2 images for each device; what is
+imported is not counted.
+"""
+
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from amdim_tf.config import load_config
+from amdim_tf.distribution import choose_strategy
+from amdim_tf.train import build
+
+
+def main():
+    devices = int(sys.argv[1])
+    strategy = choose_strategy(f"cpu:{devices}" if devices > 1 else "none")
+    config = load_config("imagenet2012", "tiny")
+    views = np.zeros((2, 2 * devices, 128, 128, 3), "float32")
+    labels = np.zeros(2 * devices, int)
+    batch = tf.data.Dataset.from_tensors(((views[0], views[1]), labels))
+    started = time.process_time()
+    with strategy.scope():
+        model = build(config, 1000, 1)
+    built = time.process_time()
+    model.fit(batch, verbose=0)
+    print(
+        f"{devices}: built {built - started:.1f} s, first step {time.process_time() - built:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
