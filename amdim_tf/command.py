@@ -107,7 +107,7 @@ def run(main, choose_config=None):
 
 
 def _leave(message, code):
-    """Ends the process at once: neither data that is being read nor a checkpoint is waited for."""
+    """Ends the process at once: neither threads of `tf.data` nor a checkpoint are waited for."""
     print(f"\n{message}", flush=True)
     sys.stderr.flush()
     os._exit(code)
