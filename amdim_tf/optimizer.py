@@ -71,7 +71,7 @@ def guarded(optimizer, scale=1.0, growth_steps=2**30):
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class Guarded(keras.optimizers.LossScaleOptimizer):
-    """Keras's, for gradients of which the first is not finite if any is not."""
+    """Checks the first gradient alone: the training step makes it NaN if any is not finite."""
 
     def check_finite(self, grads):
         return super().check_finite(grads[:1])

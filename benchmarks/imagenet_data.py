@@ -2,7 +2,7 @@
 
     python benchmarks/imagenet_data.py DIR
 
-writes 1,281,167 training and 50,000 validation records (1.4 GB) in a minute or two. Each class has
+writes 1,281,167 training and 50,000 validation records (1.4 GB) in half a minute. Each class has
 colours of its own, so that an encoder can learn something.
 """
 
