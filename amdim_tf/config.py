@@ -7,6 +7,7 @@ knows are the keys of its `SIZES`, the first of them the default.
 import difflib
 import importlib.util
 import pathlib
+import re
 
 import ml_collections
 
@@ -21,6 +22,7 @@ FOLDER = next(path for path in (HERE / "configs", HERE.parent / "configs") if pa
 
 DEFAULT_DATASET = "photo_patches"
 SOURCES = ("tfds", "folder", "photo_patches", "photo_pairs")
+LABELS = ("auto", "none")
 OBJECTIVES = ("amdim", "supervised")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Fields that say how to compute, not what.
@@ -32,6 +34,8 @@ MEANS = (
     "checkpoint_minutes",
     "bad_steps",
     "bad_images",
+    # What it changes is in the record that a run keeps of its data.
+    "labels",
 )
 # The config of TFDS sets that have none of their own.
 GENERIC = "tfds_image_classification"
@@ -46,6 +50,8 @@ def base_config():
             "variant": "",
             # "tfds", "folder", "photo_patches" or "photo_pairs"
             "source": "tfds",
+            # "auto": those that the data has; "none": the encoder is trained alone.
+            "labels": "auto",
             "train_split": "train",
             # Of the classifiers, where the encoder is trained on images without class, too.
             "probe_split": "",
@@ -175,7 +181,7 @@ def apply_variant(config, variant):
 
 def config_module(dataset):
     """The module of `dataset` in `configs/`, or the one for TFDS sets that have none."""
-    path = FOLDER / f"{dataset.split('/')[0]}.py"
+    path = FOLDER / f"{re.split('[/:]', dataset)[0]}.py"
     if not path.is_file():
         path = FOLDER / f"{GENERIC}.py"
     spec = importlib.util.spec_from_file_location(f"amdim_tf.configs.{path.stem}", path)
@@ -252,7 +258,8 @@ def check_config(config):
             raise InputError(
                 f"{name} must be parts of the training in 0..1. Received: {name}={config[name]}"
             )
-    choices = {"source": SOURCES, "objective": OBJECTIVES, "precision": PRECISIONS}
+    choices = {"source": SOURCES, "labels": LABELS, "objective": OBJECTIVES}
+    choices["precision"] = PRECISIONS
     for name, valid in choices.items():
         if config[name] not in valid:
             raise InputError(

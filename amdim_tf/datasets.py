@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import pathlib
 import sys
 import threading
 from collections.abc import Callable
@@ -12,8 +11,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from amdim_tf.array_records import in_array_records
 from amdim_tf.config import known_configs, nearest
-from amdim_tf.errors import InputError
+from amdim_tf.errors import InputError, one_line
+from amdim_tf.files import printable, readable
+from amdim_tf.folders import EXTENSIONS, PassedOver, images_in, subfolders, walk
 from amdim_tf.preprocess import decode, plausible
 from amdim_tf.splits import LABEL, Split, in_files, in_memory
 
@@ -37,10 +39,15 @@ PHOTOGRAPHS = (
 
 # A patch whose channels all deviate by less than this many grey levels shows nothing.
 FLAT = 4
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 UNLABELLED = -1
 # Of a record of TFDS.
-PARSED = {"image": tf.io.FixedLenFeature((), tf.string)} | LABEL
+IMAGE = {"image": tf.io.FixedLenFeature((), tf.string)}
+PARSED = IMAGE | LABEL
+# Files of which records can be read from anywhere.
+READERS = {
+    tfds.core.FileFormat.TFRECORD: in_files,
+    tfds.core.FileFormat.ARRAY_RECORD: in_array_records,
+}
 # Bad images that are named on the screen while a run goes on.
 SHOWN = 10
 # Labels of larger splits are not read before training.
@@ -158,8 +165,10 @@ def load(config, data_dir=None):
     """
     if config.source in ("photo_patches", "photo_pairs"):
         return (photo_patches if config.source == "photo_patches" else photo_pairs)()
-    if data_dir is not None and not pathlib.Path(data_dir).is_dir():
-        raise InputError(f"data_dir must be an existing directory. Received: data_dir={data_dir}")
+    if data_dir is not None:
+        data_dir = readable(data_dir, "data_dir")
+        if not tf.io.gfile.isdir(data_dir):
+            raise InputError(f"data_dir must be an existing folder. Received: data_dir={data_dir}")
     return (from_folder if config.source == "folder" else from_tfds)(config, data_dir)
 
 
@@ -227,7 +236,10 @@ def _photograph(name):
 
 
 def from_tfds(config, data_dir):
-    """An image-classification set of TFDS, prepared if need be; see `load`."""
+    """An image set of TFDS, prepared if need be; see `load`.
+
+    Without a `label` of classes, it is for the encoder alone.
+    """
     try:
         builder = tfds.builder(config.dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -236,16 +248,21 @@ def from_tfds(config, data_dir):
             f"dataset must be one of {', '.join(known_configs())} or an image-classification set "
             f"of TFDS; the nearest names are {near}. Received: dataset={config.dataset!r}"
         ) from error
+    # What TFDS makes of a wrong config or version, it does not document.
+    except Exception as error:  # noqa: BLE001
+        raise InputError(
+            "dataset must be NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION of a set, a "
+            f"config and a version that TFDS has: {one_line(error)}. "
+            f"Received: dataset={config.dataset!r}"
+        ) from error
     _prepare(builder)
 
-    features = builder.info.features
-    image, label = (dict(features).get(key) for key in ("image", "label"))
-    if not isinstance(image, tfds.features.Image) or not isinstance(
-        label, tfds.features.ClassLabel
-    ):
+    features = dict(builder.info.features)
+    image, label = (features.get(key) for key in ("image", "label"))
+    if not isinstance(image, tfds.features.Image):
         raise InputError(
-            "A data set needs the features image and label, a class. "
-            f"Received: {config.dataset} with {', '.join(dict(features))}"
+            "A data set needs the feature image. "
+            f"Received: {config.dataset} with {', '.join(features)}"
         )
     if image.shape[-1] not in (1, 3) or tf.as_dtype(image.dtype) != tf.uint8:
         raise InputError(
@@ -253,23 +270,36 @@ def from_tfds(config, data_dir):
             f"Received: {config.dataset} with images {image.shape} {tf.as_dtype(image.dtype).name}"
         )
     gray = image.shape[-1] == 1
+    classes = ()
+    if isinstance(label, tfds.features.ClassLabel) and config.labels != "none":
+        classes = tuple(label.names)
+    notes = ["grey images, repeated to three channels"] * gray
+    notes += ["no label of classes"] * (not isinstance(label, tfds.features.ClassLabel))
 
     def decode(record):
         pixels = image.decode_example(record)
         return tf.image.grayscale_to_rgb(pixels) if gray else pixels
 
     def pair(example):
-        return example["image"], example["label"]
+        unlabelled = tf.constant(UNLABELLED, tf.int64)
+        return example["image"], example["label"] if classes else unlabelled
+
+    def parse(record):
+        return pair(tf.io.parse_single_example(record, PARSED if classes else IMAGE))
 
     def split(name, lowest):
         try:
             size = builder.info.splits[name].num_examples
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, AssertionError) as error:
             raise InputError(
-                f"The splits of {config.dataset} are {', '.join(builder.info.splits)}, whole or in "
-                f"part as in train[:10%]. Received: {name!r}"
+                f"The splits of {config.dataset} are {', '.join(builder.info.splits)}, complete or "
+                f"a slice as in train[:10%]. Received: {name!r}"
             ) from error
-        if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        if size <= 0:
+            raise InputError(
+                f"A split must have images. Received: {name!r} of {config.dataset}, which is empty"
+            )
+        if builder.info.file_format not in READERS:
             skip = {"image": tfds.decode.SkipDecoding()}
             examples = builder.as_dataset(split=name, decoders=skip).map(pair)
             return Split(examples, size, f"{builder.info.full_name}/{name}")
@@ -277,23 +307,23 @@ def from_tfds(config, data_dir):
             (str(one.filename), one.skip, one.take, _bytes(one))
             for one in builder.info.splits[name].file_instructions
         ]
-        read = in_files(
-            instructions, lambda record: pair(tf.io.parse_single_example(record, PARSED))
-        )
-        if sum(length for *_, length in instructions) <= SMALL_BYTES:
-            _check_labels(read.labels(), lowest, len(label.names), name)
+        read = READERS[builder.info.file_format](instructions, parse)
+        if classes and sum(length for *_, length in instructions) <= SMALL_BYTES:
+            _check_labels(read.labels(), lowest, len(classes), name)
         return read
 
-    train = split(config.train_split, lowest=UNLABELLED)
-    test = split(config.test_split, lowest=0)
+    train, probe, test = split(config.train_split, lowest=UNLABELLED), None, None
+    if classes:
+        probe = split(config.probe_split, lowest=0) if config.probe_split else train
+        test = split(config.test_split, lowest=0)
     return Data(
         train,
-        split(config.probe_split, lowest=0) if config.probe_split else train,
+        probe,
         test,
-        tuple(label.names),
+        classes,
         decode,
         image.shape[:2],
-        "grey images, repeated to three channels" if gray else "",
+        ", ".join(notes),
         failures=Failures(train.size, config.bad_images),
     )
 
@@ -322,79 +352,73 @@ def _prepare(builder):
         builder.download_and_prepare()
     # What a data set's own download code raises is not known in advance.
     except Exception as error:  # noqa: BLE001
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"{builder.name} is not prepared in {builder.data_dir} and could not be downloaded "
-            f"({reason[0]}); prepare it with: tfds build {builder.name} --data_dir=DIR"
+            f"({one_line(error)}); prepare it with: tfds build {builder.name} --data_dir=DIR"
         ) from error
 
 
 def from_folder(config, folder):
-    """Images in `folder`/<split>/<class>/, or all in `folder`/<train split>/, without classes.
+    """Images in `folder`/<split>/<class>/, or without classes all in `folder`/<train split>/.
 
     Raises:
         InputError: a folder without images, or classes that differ between the splits.
     """
-    train, test = (
-        pathlib.Path(folder or "") / name for name in (config.train_split, config.test_split)
-    )
-    if folder is None or not train.is_dir():
+    train, test = (f"{folder}/{name}" for name in (config.train_split, config.test_split))
+    if folder is None or not tf.io.gfile.isdir(train):
         raise InputError(
             f"data_dir must name a folder with {config.train_split}/<class>/ and "
             f"{config.test_split}/<class>/, or with images in {config.train_split}/. "
             f"Received: data_dir={folder}"
         )
-    class_names = _subfolders(train)
-    if class_names and _subfolders(test) != class_names:
-        different = sorted(set(class_names) ^ set(_subfolders(test)))
+    classes = [] if config.labels == "none" else subfolders(train)
+    of_test = subfolders(test) if classes and tf.io.gfile.isdir(test) else []
+    if classes != of_test:
+        different = sorted(set(classes) ^ set(of_test))
         raise InputError(
-            f"{train} and {test} must hold the same classes. Received: {len(class_names)} and "
-            f"{len(_subfolders(test))}, of which only one has {', '.join(different[:5])}"
+            f"{train} and {test} must hold the same classes; --config.labels=none trains on images "
+            f"in any subfolders without classes. Received: {len(classes)} and {len(of_test)}; only "
+            f"one of the folders has {', '.join(map(printable, different[:5]))}"
         )
-    if class_names:
-        labels = {name: label for label, name in enumerate(class_names)}
-        train, test = _files(train, labels), _files(test, labels)
+    passed_over = PassedOver()
+    if classes:
+        labels = {name: label for label, name in enumerate(classes)}
+        train, test = (_files(split, labels, passed_over) for split in (train, test))
     else:
-        train, test = _files(train, {"": UNLABELLED}), None
+        train, test = _files(train, {"": UNLABELLED}, passed_over), None
     return Data(
         train,
-        train if class_names else None,
+        train if classes else None,
         test,
-        class_names,
+        tuple(map(printable, classes)),
         lambda path: decode(tf.io.read_file(path)),
         (None, None),
+        str(passed_over),
         read=tf.io.read_file,
         name=os.fsdecode,
         failures=Failures(train.size, config.bad_images),
     )
 
 
-def _subfolders(folder):
-    return tuple(sorted(path.name for path in folder.glob("*") if path.is_dir()))
-
-
-def _files(folder, labels):
+def _files(folder, labels, passed_over):
     """The images in the subfolders of `folder` that `labels` names, in a fixed random order."""
-    paths, of_paths = [], []
+    names, of_names = [], []
     for name, label in labels.items():
-        found = [path for path in walk(folder / name) if path.lower().endswith(EXTENSIONS)]
+        passed = PassedOver()
+        found = [f"{name}/{path}".lstrip("/") for path in walk(f"{folder}/{name}", passed)]
+        passed_over.update(passed)
         if not found:
             raise InputError(
-                f"Images must end in {', '.join(EXTENSIONS)}. Received: {folder / name}, which "
-                "holds none"
+                f"Images must end in {', '.join(EXTENSIONS)}. Received: "
+                f"{printable(f'{folder}/{name}')}, which holds none ({passed or 'it is empty'})"
             )
-        paths += found
-        of_paths += [label] * len(found)
+        names += found
+        of_names += [label] * len(found)
+    if "" not in labels:
+        passed_over["images outside of the folders of the classes"] += len(images_in(folder))
     # By class, as they are on disk, no shuffle buffer would mix them.
-    order = np.random.default_rng(0).permutation(len(paths))
-    return in_memory([os.fsencode(paths[i]) for i in order], np.array(of_paths, "int64")[order])
-
-
-def walk(folder):
-    """Paths of the files in `folder` and its subfolders, in order, without links to folders."""
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir(follow_symlinks=False):
-                yield from walk(entry.path)
-            elif not entry.is_dir():
-                yield entry.path
+    order = np.random.default_rng(0).permutation(len(names))
+    names, of_names = [names[i] for i in order], np.array(of_names, "int64")[order]
+    digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
+    digest.update(of_names.tobytes())
+    return in_memory([os.fsencode(f"{folder}/{name}") for name in names], of_names, digest)

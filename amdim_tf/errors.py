@@ -10,3 +10,8 @@ class InputError(ValueError):
 
 class Stopped(Exception):
     """Training was asked to stop, and has saved where it was; the message says how to go on."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message; without a message its kind."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

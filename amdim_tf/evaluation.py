@@ -6,11 +6,12 @@ evaluation/features/              see `amdim_tf.features`
 evaluation/index-*.npz            labels of large sets, see `amdim_tf.splits`
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
+import re
 import shutil
 import time
 
@@ -22,7 +23,8 @@ from amdim_tf.config import MEANS, check_config, fields, load_config
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
 from amdim_tf.features import digest, encode, kept_features
-from amdim_tf.files import read_json, write_json
+from amdim_tf.files import local, read_json, write_json
+from amdim_tf.lock import locked
 from amdim_tf.mixture import BagOfFeatures
 from amdim_tf.probes import NAMES
 from amdim_tf.run_directory import (
@@ -102,9 +104,12 @@ def evaluate(
             "Classifiers need a data set with two or more classes. "
             f"Received: {config.dataset} with {len(data.class_names)}"
         )
-    evaluation = Evaluation(pathlib.Path(workdir), config, data, devices, settings)
-    results = {name: evaluation.measure(name) for name in PROTOCOLS if name in chosen}
-    evaluation.tidy()
+    workdir = local(workdir, "workdir")
+    chief = devices.worker.chief
+    with locked(workdir / "evaluation", "workdir") if chief else contextlib.nullcontext():
+        evaluation = Evaluation(workdir, config, data, devices, settings)
+        results = {name: evaluation.measure(name) for name in PROTOCOLS if name in chosen}
+        evaluation.tidy()
     return results
 
 
@@ -129,11 +134,11 @@ class Evaluation:
             self.places = protocols.balanced_places(labels, settings.label_fraction, classes)
         self.labelled = data.probe.size if self.places is None else len(self.places)
         if self.chief:
-            self.folder.mkdir(exist_ok=True)
             print(
                 f"encoder   {workdir}, after {self.step} steps, {config.precision}\n"
                 f"data      {config.dataset}: {self.labelled} labelled and {data.test.size} test "
-                f"images, {len(data.class_names)} classes",
+                f"images, {len(data.class_names)} classes"
+                + (f" ({data.note})" if data.note else ""),
                 flush=True,
             )
 
@@ -247,7 +252,7 @@ class Evaluation:
     def name(self, protocol):
         """The name of a result's files, without extension."""
         settings = self.settings
-        parts = [self.config.dataset.replace("/", "_"), protocol]
+        parts = [re.sub("[/:*]+", "_", self.config.dataset), protocol]
         parts += ["fast"] * (settings.fast and protocol in NAMES)
         parts += [f"{settings.label_fraction:g}"] * (settings.label_fraction < 1)
         parts += ["mixture"] * (settings.features == "mixture")

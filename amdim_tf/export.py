@@ -11,7 +11,6 @@ DIR/python-xla-1/                   with --xla: the same, compiled, for Python a
 import inspect
 import json
 import math
-import pathlib
 import shutil
 
 import numpy as np
@@ -22,7 +21,8 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 from amdim_tf import command, self_check
 from amdim_tf.config import fields
 from amdim_tf.errors import InputError
-from amdim_tf.files import sync, sync_all, write_json, write_text
+from amdim_tf.files import local, sync, sync_all, write_json, write_text
+from amdim_tf.lock import locked
 from amdim_tf.model_card import model_card
 from amdim_tf.preprocess import Preprocess, some
 from amdim_tf.run_directory import (
@@ -71,22 +71,22 @@ def export(model, config, folder, version=None, class_names=(), result=None, com
         InputError: the version exists, or the folder cannot be written.
         ExportError: the self-check found something; nothing was published.
     """
-    folder = pathlib.Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / (XLA_PREFIX * compiled + str(version or next_version(folder)))
-        if target.exists():
-            raise InputError(f"version must be a new one. Received: {target}, which exists")
-        unfinished = folder / f".{target.name}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        write(model, config, unfinished, class_names, result, compiled)
-        sync_all(unfinished)
-        unfinished.rename(target)
-        sync(folder)
-    except (OSError, tf.errors.OpError) as error:
-        raise InputError(
-            f"output must be a folder that can be written: {error}. Received: output={folder}"
-        ) from error
+    folder = local(folder, "output")
+    with locked(folder, "output"):
+        try:
+            target = folder / (XLA_PREFIX * compiled + str(version or next_version(folder)))
+            if target.exists():
+                raise InputError(f"version must be a new one. Received: {target}, which exists")
+            unfinished = folder / f".{target.name}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            write(model, config, unfinished, class_names, result, compiled)
+            sync_all(unfinished)
+            unfinished.rename(target)
+            sync(folder)
+        except (OSError, tf.errors.OpError) as error:
+            raise InputError(
+                f"output must be a folder that can be written: {error}. Received: output={folder}"
+            ) from error
     return target
 
 

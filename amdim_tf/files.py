@@ -4,8 +4,61 @@ import contextlib
 import json
 import os
 import pathlib
+import re
+
+import tensorflow as tf
+
+from amdim_tf.errors import InputError
 
 UNFINISHED = ".unfinished."
+
+
+def local(path, name: str) -> pathlib.Path:
+    """`path` as one of this machine's, with ~ for the user's folder; file:// may stand before it.
+
+    Args:
+        path: text or a path.
+        name: of the flag or argument, for the error.
+
+    Raises:
+        InputError: a path of another file system, such as gs://, where nothing could be replaced
+            as one.
+    """
+    text = os.path.expanduser(re.sub("^file:/+", "/", str(path)))
+    if has_scheme(text):
+        raise InputError(
+            f"{name} must be a folder or file of this machine, or mounted, since what is written "
+            f"there has to be complete or not there. Received: {name}={path}"
+        )
+    return pathlib.Path(text)
+
+
+def readable(path, name: str) -> str:
+    """`path` as one of this machine's, see `local`, or of a file system that TensorFlow knows.
+
+    Raises:
+        InputError: a scheme that TensorFlow does not know.
+    """
+    scheme = str(path).partition("://")[0]
+    if not has_scheme(path) or scheme == "file":
+        return str(local(path, name))
+    known = [f"{scheme}://" for scheme in sorted(tf.io.gfile.get_registered_schemes()) if scheme]
+    if f"{scheme}://" not in known:
+        raise InputError(
+            f"{name} must be a path of this machine, or begin with one of {', '.join(known)}. "
+            f"Received: {name}={path}"
+        )
+    return str(path).rstrip("/")
+
+
+def has_scheme(path) -> bool:
+    """Whether `path` is one of another file system, such as gs://bucket/folder."""
+    return bool(re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(path)))
+
+
+def printable(name) -> str:
+    """A file's `name`, text or bytes, with what is not UTF-8 as \\x and two digits."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def read_json(path):

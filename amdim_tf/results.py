@@ -2,7 +2,6 @@
 
 import collections
 import json
-import pathlib
 
 import numpy as np
 from absl import flags
@@ -11,6 +10,7 @@ from scipy import stats
 from amdim_tf import command
 from amdim_tf.config import config_module, fields, load_config
 from amdim_tf.errors import InputError
+from amdim_tf.files import local
 
 FLAGS = flags.FLAGS
 HEADER = (
@@ -35,7 +35,7 @@ def results_table(folder):
         InputError: a folder without evaluations.
     """
     rows = collections.defaultdict(list)
-    for path in sorted(pathlib.Path(folder).glob("**/evaluation/*.json")):
+    for path in sorted(local(folder, "folder").glob("**/evaluation/*.json")):
         result = json.loads(path.read_text())
         rows[_row(result)].append(result)
     if not rows:

@@ -2,6 +2,7 @@
 
 config.json     what is trained
 classes.json    names of the classes, in order of their labels
+data.json       what the run is trained on: names of the classes, numbers and digests of the images
 metrics.jsonl   one line per measurement, with its step
 tensorboard/    the same for TensorBoard
 checkpoints/    weights, optimiser, metrics so far and random state, see `amdim_tf.checkpoints`
@@ -27,7 +28,8 @@ from amdim_tf.checkpoints import Checkpoints, byte_size
 from amdim_tf.config import MEANS, fields, load_config
 from amdim_tf.distribution import worker
 from amdim_tf.errors import InputError
-from amdim_tf.files import UNFINISHED, write_json, write_text
+from amdim_tf.files import UNFINISHED, local, read_json, write_json, write_text
+from amdim_tf.lock import LOCK
 from amdim_tf.model import build_model
 
 # Of an export: what it was exported from.
@@ -44,14 +46,16 @@ class RunDirectory:
     """
 
     def __init__(self, path, config):
-        self.path = pathlib.Path(path)
+        self.path = local(path, "workdir")
         self.checkpoints = Checkpoints(self.path / CHECKPOINTS)
         config_path = self.path / "config.json"
         config = fields(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not config_path.exists():
-                if any(not path.name.startswith(UNFINISHED) for path in self.path.iterdir()):
+                if any(
+                    not path.name.startswith((UNFINISHED, LOCK)) for path in self.path.iterdir()
+                ):
                     raise InputError(
                         "workdir must be new, empty, or a run of the same configuration. "
                         f"Received: workdir={path}, which holds other files"
@@ -72,6 +76,41 @@ class RunDirectory:
                 f"workdir={path} belongs to another configuration ({'; '.join(differing)}); "
                 "name another --workdir, or the same configuration to go on"
             )
+
+    def claim_data(self, data):
+        """Makes `data`, a `datasets.Data`, the run's, if it has none yet.
+
+        Raises:
+            InputError: the run was trained on other data.
+        """
+        own = {"classes": list(data.class_names)}
+        for name in ("train", "probe", "test"):
+            split = getattr(data, name)
+            own[name] = split and {"images": split.size, "digest": split.digest}
+        known = read_json(self.path / "data.json")
+        existing = known or self._known_classes(own)
+        differing = [
+            _difference(name, existing[name], own[name])
+            for name in own
+            if existing[name] != own[name]
+        ]
+        if differing:
+            raise InputError(
+                f"workdir={self.path} was trained on other data ({'; '.join(differing)}); put the "
+                "data back as it was, or name another --workdir"
+            )
+        if not known:
+            write_json(self.path / "classes.json", own["classes"])
+            write_json(self.path / "data.json", own)
+
+    def _known_classes(self, own):
+        """The record of a run of an earlier version, which knew no more than the classes."""
+        if not (self.path / "classes.json").exists():
+            return own
+        names = list(read_class_names(self.path))
+        if names == [str(label) for label in range(len(own["classes"]))]:
+            return own  # a converted checkpoint has no names
+        return own | {"classes": names}
 
     def save(self, model, step, score=None, overlapped=False):
         """Saves `model`, compiled and built, its optimiser, and its metrics so far.
@@ -116,20 +155,42 @@ class RunDirectory:
 
 
 def erase(path):
-    """Removes the run in `path`, if there is one.
+    """Removes the run in `path`, if there is one, and keeps the lock of the folder.
 
     Raises:
         InputError: something else is there.
     """
-    if pathlib.Path(path).exists():
+    content = [each for each in pathlib.Path(path).iterdir() if each.name != LOCK]
+    if content:
         read_config(path)
-        shutil.rmtree(path)
+    for each in content:
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
+
+
+def _difference(name, there, here):
+    """How the data of a run differs there and here, in a phrase."""
+    if name == "classes":
+        removed, added = (sorted(set(a) - set(b)) for a, b in ((there, here), (here, there)))
+        if removed or added:
+            return (
+                f"{len(there)} classes there and {len(here)} here, there without "
+                f"{', '.join(added[:5]) or 'none of those'} and here without "
+                f"{', '.join(removed[:5]) or 'none of those'}"
+            )
+        return "the classes are in another order"
+    there, here = ((split or {"images": 0})["images"] for split in (there, here))
+    if there == here:
+        return f"the {there} images of {name} have other names, sizes or labels"
+    return f"{name} has {there} images there and {here} here"
 
 
 def read_config(path):
     """The flat config of the run in `path`, as `config.fields` gives it."""
     try:
-        config = json.loads((pathlib.Path(path or "") / "config.json").read_text())
+        config = json.loads((local(path or "", "workdir") / "config.json").read_text())
         if not isinstance(config, dict):
             raise ValueError("config.json holds no fields")
         return config
@@ -156,7 +217,7 @@ def to_config(own):
 def read_class_names(path):
     """Names of the classes of the run in `path`; none if its data has none."""
     try:
-        return tuple(json.loads((pathlib.Path(path) / "classes.json").read_text()))
+        return tuple(json.loads((local(path, "workdir") / "classes.json").read_text()))
     except (OSError, ValueError) as error:
         raise InputError(
             f"workdir must be a run directory with its classes.json. Received: workdir={path}"
@@ -165,7 +226,7 @@ def read_class_names(path):
 
 def read_result(path):
     """The result of the run in `path` if it is finished, else None."""
-    path = pathlib.Path(path) / "result.json"
+    path = local(path, "workdir") / "result.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -181,7 +242,7 @@ def load_model(path, dtype="float32"):
         InputError: no run, or one without a whole checkpoint.
     """
     config = run_config(path)
-    step, prefix = Checkpoints(pathlib.Path(path) / CHECKPOINTS).newest()
+    step, prefix = Checkpoints(local(path, "workdir") / CHECKPOINTS).newest()
     if prefix is None:
         raise InputError(
             f"workdir must hold a checkpoint, which training writes after each epoch and when it "

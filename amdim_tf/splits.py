@@ -111,8 +111,11 @@ class Index:
     lengths: np.ndarray
 
 
-def in_memory(records, labels):
-    """The `Split` of `records` (N,...) and `labels` (N,), arrays or lists."""
+def in_memory(records, labels, digest=None):
+    """The `Split` of `records` (N,...) and `labels` (N,), arrays or lists.
+
+    Its digest is by default that of all records and labels; another one is one of `hashlib`'s.
+    """
     with tf.device("CPU"):
         examples = tf.constant(records), tf.constant(labels, tf.int64)
 
@@ -122,10 +125,11 @@ def in_memory(records, labels):
     def choose(places, folder=None):
         return in_memory(*(tf.gather(column, places) for column in examples))
 
-    digest = hashlib.sha256(examples[1].numpy().tobytes())
-    for start in range(0, len(labels), 2**16):
-        part = examples[0][start : start + 2**16].numpy()
-        digest.update(b"\0".join(part.ravel()) if part.dtype == object else part.tobytes())
+    if not digest:
+        digest = hashlib.sha256(examples[1].numpy().tobytes())
+        for start in range(0, len(labels), 2**16):
+            part = examples[0][start : start + 2**16].numpy()
+            digest.update(b"\0".join(part.ravel()) if part.dtype == object else part.tobytes())
     return Split(
         tf.data.Dataset.from_tensor_slices(examples),
         len(labels),

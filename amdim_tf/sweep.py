@@ -1,7 +1,6 @@
 """The command `python -m amdim_tf.sweep`: variants of a run beside their baseline (Table 3)."""
 
 import copy
-import pathlib
 
 import keras
 import numpy as np
@@ -11,7 +10,7 @@ from scipy import stats
 from amdim_tf import command, datasets
 from amdim_tf.config import VARIANTS, apply_variant, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.files import write_text
+from amdim_tf.files import local, write_text
 from amdim_tf.protocols import COLUMNS
 from amdim_tf.train import run_name, train
 
@@ -92,7 +91,7 @@ def sweep_table(accuracies):
 
 def main():
     config = command.configured("epochs", "steps")
-    folder = pathlib.Path(FLAGS.folder)
+    folder = local(FLAGS.folder, "folder")
     if not FLAGS.seeds or not all(seed.isdecimal() for seed in FLAGS.seeds):
         raise InputError(f"seeds must be whole numbers, such as 0,1,2. Received: {FLAGS.seeds}")
     seeds = [int(seed) for seed in FLAGS.seeds]

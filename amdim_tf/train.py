@@ -1,7 +1,9 @@
 """The command `python -m amdim_tf.train`: from a data set to a measured and exported encoder."""
 
+import contextlib
 import gc
 import pathlib
+import re
 import time
 
 import keras
@@ -13,9 +15,10 @@ from amdim_tf.callbacks import Pictures
 from amdim_tf.config import VARIANTS, check_config, fields, load_config
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
-from amdim_tf.files import write_json
+from amdim_tf.files import local
 from amdim_tf.finish import finish, missing, wanted
 from amdim_tf.fitting import Course, fit
+from amdim_tf.lock import locked
 from amdim_tf.model import build_model
 from amdim_tf.optimizer import AdamL2, WarmupStepDecay, guarded
 from amdim_tf.run_directory import RunDirectory, erase, hardware, read_result
@@ -64,28 +67,31 @@ def train(
         )
     epoch_steps = pipeline.steps_per_epoch(data, config)
     last_step = config.steps or config.epochs * epoch_steps
-    # The chief makes the directory, and the others then find it.
-    if overwrite and chief:
-        erase(workdir)
-    run = RunDirectory(workdir, config) if chief else None
-    check_agreement(devices.strategy, f"{data.train.size} images, {fields(config)}")
-    run = run or RunDirectory(workdir, config)
-    rows, result = wanted(data, baselines), read_result(workdir)
-    if result and not missing(result, rows):
-        print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
+    rows, workdir = wanted(data, baselines), local(workdir, "workdir")
+    with locked(workdir, "workdir") if chief else contextlib.nullcontext():
+        # The chief makes the directory, and the others then find it.
+        if overwrite and chief:
+            erase(workdir)
+        run = RunDirectory(workdir, config) if chief else None
+        if chief:
+            run.claim_data(data)
+        digests = [split and split.digest for split in (data.train, data.probe, data.test)]
+        check_agreement(devices.strategy, f"{data.train.size} images, {fields(config)}, {digests}")
+        run = run or RunDirectory(workdir, config)
+        result = read_result(workdir)
+        if result and not missing(result, rows):
+            print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
+            return result
+        if last_step not in run.checkpoints.steps() or run.checkpoints.newest()[0] < last_step:
+            _fit_encoder(run, config, data, (epoch_steps, last_step), devices, views_on)
+            gc.collect()  # its model and optimiser, before another model is loaded
+        if not chief:
+            check_agreement(devices.strategy, FINISHED)  # one that ended would end the chief, too
+            return read_result(workdir)
+        result = finish(run, config, data, last_step, rows, started)
+        print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
+        check_agreement(devices.strategy, FINISHED)
         return result
-    if chief:
-        write_json(run.path / "classes.json", data.class_names)
-    if last_step not in run.checkpoints.steps() or run.checkpoints.newest()[0] < last_step:
-        _fit_encoder(run, config, data, (epoch_steps, last_step), devices, views_on)
-        gc.collect()  # its model and optimiser, before another model is loaded
-    if not chief:
-        check_agreement(devices.strategy, FINISHED)  # one that ended would end the chief, too
-        return read_result(workdir)
-    result = finish(run, config, data, last_step, rows, started)
-    print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
-    check_agreement(devices.strategy, FINISHED)
-    return result
 
 
 def _fit_encoder(run, config, data, steps, devices, views_on):
@@ -183,13 +189,13 @@ def table(result):
 
 def run_name(config):
     """The folder of a run, such as cifar10-small--multiscale-seed0."""
-    dataset = config.dataset.replace("/", "_")
+    dataset = re.sub("[/:*]+", "_", config.dataset)
     return "-".join(filter(None, [dataset, config.size, config.variant, f"seed{config.seed}"]))
 
 
 def main():
     config = command.configured("seed", "epochs", "steps")
-    workdir = pathlib.Path(FLAGS.workdir or pathlib.Path("runs") / run_name(config))
+    workdir = local(FLAGS.workdir or pathlib.Path("runs") / run_name(config), "workdir")
     try:
         train(
             config,

@@ -1,7 +1,6 @@
 """The command `python -m amdim_tf.visualize`: pictures of what a run has learned (Figure 2)."""
 
 import json
-import pathlib
 
 from absl import flags
 
@@ -9,7 +8,7 @@ from amdim_tf import command, datasets, maps, pictures
 from amdim_tf.config import check_config
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import evaluation_config
-from amdim_tf.files import write_json
+from amdim_tf.files import local, write_json
 from amdim_tf.protocols import interval
 from amdim_tf.run_directory import load_model, run_config
 from amdim_tf.train import build
@@ -42,11 +41,12 @@ def visualize(workdir, config, data_dir=None, count=1000):
     untrained = {k: without_training(workdir, k) for k in (components, min(components, 1))}
     controls = {f"untrained, k = {k}": other for k, other in untrained.items()}
     drawn = [*pictures.draw(model, config, shown, data.class_names, controls)]
-    metrics = pathlib.Path(workdir) / "metrics.jsonl"
+    workdir = local(workdir, "workdir")
+    metrics = workdir / "metrics.jsonl"
     if metrics.exists():
         lines = map(json.loads, metrics.read_text().splitlines())
         drawn.append(("curves", pictures.curves(list(lines))))
-    folder = pathlib.Path(workdir) / "pictures"
+    folder = workdir / "pictures"
     folder.mkdir(exist_ok=True)
     for name, figure in drawn:
         pictures.save(figure, folder / name)

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ SHAPES = {
 }
 
 
-def made(name, tmp_path, **fields):
+def made(name, tmp_path, file_format=None, **fields):
     """Prepares a TFDS set of a few drawn images, and loads it by its name."""
     dtype = np.uint16 if name == "made_deep" else np.uint8
     image = tfds.features.Image(shape=SHAPES[name], dtype=dtype, encoding_format="png")
@@ -37,6 +38,7 @@ def made(name, tmp_path, **fields):
             for split, count in (("train", 20), ("test", 7))
         },
         data_dir=tmp_path,
+        file_format=file_format,
     )
     config = load_config("cifar10")
     config.dataset, config.batch_size = name, 4
@@ -130,7 +132,7 @@ def test_unknown_names_splits_and_folders(tmp_path):
         datasets.load(config)
     with pytest.raises(InputError, match="train, test.*Received: 'validation'"):
         made("made_square", tmp_path, test_split="validation")
-    with pytest.raises(InputError, match="existing directory.*nowhere"):
+    with pytest.raises(InputError, match="existing folder.*nowhere"):
         datasets.load(config, str(tmp_path / "nowhere"))
 
 
@@ -143,9 +145,66 @@ def test_what_cannot_be_downloaded_is_said_where_it_was_sought(tmp_path):
     assert str(tmp_path) in message and "tfds build imagenet2012" in message and "\n" not in message
 
 
-def test_sets_without_classes_are_refused(tmp_path):
-    with pytest.raises(InputError, match="image and label.*made_unlabelled"):
-        made("made_unlabelled", tmp_path)
+@pytest.mark.parametrize(
+    "dataset", ["cifar10:2.*.*", "cifar10/3.0.2", "cifar10:3.0.2:1", "cifar10/", "a b", "cifar10:x"]
+)
+def test_versions_and_configs_that_do_not_exist_are_refused_in_one_sentence(dataset, tmp_path):
+    config = load_config("cifar10")
+    config.dataset = dataset
+    with pytest.raises(InputError) as error:
+        datasets.load(config, str(tmp_path))
+    assert "dataset must be" in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).endswith(f"Received: dataset={dataset!r}")
+
+
+@pytest.mark.parametrize("dataset", ["cifar10:3.0.2", "cifar10:3.*.*", "imagenet2012:5.1.0"])
+def test_a_pinned_version_has_the_config_of_its_set(dataset):
+    pinned, plain = load_config(dataset), load_config(dataset.partition(":")[0])
+    assert {k for k in plain if pinned[k] != plain[k]} == {"dataset"}
+
+
+@pytest.mark.parametrize("split", ["train[:0]", "train[5:2]", "train[200%:]", "train[", ""])
+def test_splits_without_images_are_refused(split, tmp_path):
+    with pytest.raises(InputError, match="split.*Received: '" + re.escape(split)):
+        made("made_square", tmp_path, train_split=split)
+
+
+@pytest.mark.parametrize("name, labels", [("made_unlabelled", "auto"), ("made_square", "none")])
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_sets_without_classes_are_for_the_encoder_alone(name, labels, file_format, tmp_path):
+    data, config = made(name, tmp_path, file_format, labels=labels, test_split="none")
+    assert data.class_names == () and data.probe is None and data.test is None
+    assert ("no label of classes" in data.note) == (name == "made_unlabelled")
+    (_, labels), *_ = steps(data, config, 0, 5)
+    assert list(labels) == [-1] * 4
+
+
+def test_array_records_are_the_same_data(tmp_path):
+    data, config = made("made_square", tmp_path / "a", "array_record")
+    expected, _ = made("made_square", tmp_path / "b")
+
+    def content(split):
+        return sorted(
+            (image.tobytes(), label) for image, label in zip(*decoded(data, split), strict=True)
+        )
+
+    for name in ("train", "test"):
+        assert content(getattr(data, name)) == content(getattr(expected, name))
+    train = data.train
+    assert train.digest not in (expected.train.digest, data.test.digest)
+    places = np.arange(3, 20, 4)
+    np.testing.assert_array_equal(train.subset(places).labels(), train.labels()[places])
+    assert train.sample(7).size == len(train.sample(7).labels()) == 7
+    rest = [label for _, label in train.examples_from(5).as_numpy_iterator()]
+    np.testing.assert_array_equal(rest, train.labels()[5:])
+    for ours, theirs in zip(
+        steps(data, config, 7, 12), steps(data, config, 0, 12)[7:], strict=True
+    ):
+        tf.nest.map_structure(np.testing.assert_array_equal, ours, theirs)
+    epochs = [np.concatenate([x[1] for x in steps(data, config, i, i + 5)]) for i in (0, 5)]
+    assert sorted(epochs[0]) == sorted(train.labels()) and (epochs[0] != epochs[1]).any()
+    sliced, _ = made("made_square", tmp_path / "c", "array_record", train_split="train[10:]")
+    np.testing.assert_array_equal(sliced.train.labels(), train.labels()[10:])
 
 
 # Folders
@@ -189,8 +248,8 @@ def test_a_folder_without_classes_is_for_the_encoder_alone(tmp_path):
 @pytest.mark.parametrize(
     "made, expected",
     [
-        ({"val": ["cat", "cow", "dog"]}, "same classes. Received: 2 and 3.*cow"),
-        ({"val": []}, "same classes. Received: 2 and 0.*cat, dog"),
+        ({"val": ["cat", "cow", "dog"]}, "same classes.*Received: 2 and 3.*cow"),
+        ({"val": []}, "same classes.*Received: 2 and 0.*cat, dog"),
         ({"images": 0}, "end in .jpg.*cat, which holds none"),
         ({"train": [], "val": []}, "data_dir must name a folder with train/<class>/"),
     ],

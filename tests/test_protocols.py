@@ -147,3 +147,10 @@ def test_balanced_places_are_fixed_and_leave_no_class_empty():
     np.testing.assert_array_equal(places, protocols.balanced_places(labels, 0.1, 14))
     with pytest.raises(InputError, match="at least 0.0034 of 4139.*label_fraction=0.002.*class 0"):
         protocols.balanced_places(labels, 0.002, 14)
+
+
+def test_a_fraction_of_unequal_classes_has_its_number_of_images():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 5, 30]))
+    for fraction, counts in ((0.9, [86, 5, 30]), (0.1, [4, 4, 4]), (1 / 3, [20, 5, 20])):
+        places = protocols.balanced_places(labels, fraction, 3)
+        np.testing.assert_array_equal(np.bincount(labels[places]), counts)

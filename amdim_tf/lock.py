@@ -1,0 +1,149 @@
+"""One process at a time in a folder: two would lose each other's files.
+
+The lock is `flock`'s, which the system gives back whatever ends the process. On file systems
+without it (ENOLCK and the like) the file is a lease, renewed while the process lives: it ends with
+the process, if that was of this machine, else after `LEASE_SECONDS` without a renewal.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from amdim_tf.errors import InputError
+from amdim_tf.files import read_json
+
+LOCK = ".lock"
+LEASE_SECONDS = 120
+WITHOUT_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+UNWRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM}
+
+
+@contextlib.contextmanager
+def locked(folder, name: str) -> Iterator[None]:
+    """Holds `folder`, which is made if need be, for this process.
+
+    A folder that cannot be written is not held: nothing is lost there.
+
+    Args:
+        folder: of this machine, or mounted.
+        name: of the flag that names it, for the error.
+
+    Raises:
+        InputError: another process holds it, or it cannot be made.
+
+    Example:
+    >>> with locked("runs/cifar10-tiny-seed0", "workdir"):
+    ...     train_and_save()
+    """
+    path = pathlib.Path(folder) / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{name} must be a folder that can be written: {error}. Received: {name}={folder}"
+        ) from error
+    try:
+        held = _flock(path)
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            held = contextlib.nullcontext()
+        elif error.errno in WITHOUT_FLOCK:
+            held = _lease(path)
+        else:
+            raise
+    if held is None:
+        owner = read_json(path) or {"pid": "unknown", "host": "unknown", "command": "unknown"}
+        raise InputError(
+            f"{name} must be a folder that no other process writes to. Received: {name}={folder}, "
+            f"which process {owner['pid']} on {owner['host']} holds ({owner['command']})"
+        )
+    with held:
+        yield
+
+
+def _flock(path):
+    """What holds `path` until it is left, or None if another process holds it."""
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        except BlockingIOError:
+            file.close()
+            return None
+        except FileNotFoundError:  # its holder left, and removed it
+            pass
+        except OSError:
+            if not os.fstat(file.fileno()).st_size:  # made here, and no lease
+                path.unlink(missing_ok=True)
+            file.close()
+            raise
+        file.close()
+    file.truncate(0)
+    file.write(_owner())
+    file.flush()
+    return _held(path, file.close)
+
+
+def _lease(path):
+    """As `_flock`, by a file that is renewed."""
+    while True:
+        try:
+            with path.open("x") as file:
+                file.write(_owner())
+            break
+        except FileExistsError:
+            if not _ended(path):
+                return None
+            path.unlink(missing_ok=True)
+    left = threading.Event()
+
+    def renew():
+        while not left.wait(LEASE_SECONDS / 6):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    threading.Thread(target=renew, daemon=True).start()
+    return _held(path, left.set)
+
+
+def _ended(path):
+    """Whether the process of the lease `path` has ended, or has long not renewed it."""
+    owner = read_json(path)
+    if owner.get("host") == socket.gethostname():
+        try:
+            os.kill(owner["pid"], 0)
+        except ProcessLookupError:
+            return True
+    # By the clock of the file system, which is not that of every machine.
+    now = path.with_name(f"{LOCK}.{os.getpid()}")
+    now.touch()
+    try:
+        return now.stat().st_mtime - path.stat().st_mtime > LEASE_SECONDS
+    except FileNotFoundError:
+        return True
+    finally:
+        now.unlink()
+
+
+@contextlib.contextmanager
+def _held(path, leave):
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        leave()
+
+
+def _owner():
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+    return json.dumps(owner | {"command": " ".join(sys.argv)})
