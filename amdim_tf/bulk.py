@@ -5,10 +5,13 @@ the workers of a pipeline of Apache Beam, or either again after a crash. Paths m
 system that TensorFlow knows.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +20,23 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from amdim_tf.datasets import EXTENSIONS
-from amdim_tf.errors import InputError
+from amdim_tf.array_records import in_array_records
+from amdim_tf.datasets import IMAGE as PIXELS
+from amdim_tf.errors import InputError, one_line
+from amdim_tf.features import digest
+from amdim_tf.files import has_scheme, printable, readable
+from amdim_tf.folders import EXTENSIONS, PassedOver, walk
 from amdim_tf.loading import load_encoder, load_preprocess
+from amdim_tf.lock import locked
 from amdim_tf.pipeline import transformed
+from amdim_tf.splits import FRAME_BYTES
 
 PART_IMAGES = 1024
 BATCH = 64
 # Of the `tf.train.Example`s that are read.
 IMAGE, NAME = "image/encoded", "image/filename"
+# What an output is made of. Readers of Parquet folders pass over files whose names begin so.
+CLAIM, NAMES = "_embedding.json", "_names"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Job:
     data_dir: str | None = None
 
     def parts(self):
-        """What each part is made of: lists of files, slices of a split, or one file.
+        """What each part is made of: lists of names, slices of a split, or one file.
 
         Raises:
             InputError: nothing is there.
@@ -58,10 +69,10 @@ class Job:
         if self.source == "tfds":
             return self._slices()
         if self.source == "folder":
-            found = list(image_files(self.path))
+            found = self._names()
             parts = [found[i : i + PART_IMAGES] for i in range(0, len(found), PART_IMAGES)]
         else:
-            parts = tf.io.gfile.glob(self.path)
+            parts = sorted(tf.io.gfile.glob(self.path))
         if not parts:
             raise InputError(
                 f"{self.source} must name at least one image file ({', '.join(EXTENSIONS)}) or "
@@ -69,14 +80,32 @@ class Job:
             )
         return parts
 
+    def _names(self):
+        """Names of the images of the folder, as they were when the job began."""
+        if not tf.io.gfile.isdir(self.path):
+            return []
+        passed_over = PassedOver()
+        found = list(walk(self.path, passed_over))
+        print(f"Found {len(found)} images in {self.path}. {passed_over}".strip(), flush=True)
+        kept = f"{self.output}/{NAMES}"
+        if not tf.io.gfile.exists(kept):
+            return found
+        with tf.io.gfile.GFile(kept, "rb") as file:
+            known = os.fsdecode(file.read()).split("\0")
+        if added := len(set(found).difference(known)):
+            print(f"{added} of them came after the job began, and need another output.", flush=True)
+        return known
+
     def _slices(self):
-        name, _, split = self.path.rpartition("/")
+        split = self.path.rpartition("/")[2]
         try:
             size = self._builder().info.splits[split].num_examples
-        except (KeyError, ValueError, tfds.core.DatasetNotFoundError) as error:
+            self._builder().info.features["image"]
+        # What TFDS makes of a wrong name, it does not document.
+        except Exception as error:
             raise InputError(
-                "tfds must be DATASET/SPLIT of a prepared data set, such as cifar10/test. "
-                f"Received: {self.path}, in data_dir={self.data_dir}"
+                "tfds must be DATASET/SPLIT of a prepared set of images, such as cifar10/test: "
+                f"{one_line(error)}. Received: {self.path}, in data_dir={self.data_dir}"
             ) from error
         starts = range(0, size, PART_IMAGES)
         return [f"{split}[{i}:{min(i + PART_IMAGES, size)}]" for i in starts]
@@ -84,39 +113,57 @@ class Job:
     def _builder(self):
         return tfds.builder(self.path.rpartition("/")[0], data_dir=self.data_dir)
 
-    def images(self, part):
-        """The dataset of (name, image) of a `part`, strings, of which `read` makes the contents."""
+    def records(self, part):
+        """The dataset of (origin, record) of a `part`, strings.
+
+        An origin tells a record from all others: its name in a folder, or FILE#NUMBER.
+        """
         if self.source == "folder":
-            return tf.data.Dataset.from_tensor_slices((part, part))
+            names = [os.fsencode(name) for name in part]
+            return tf.data.Dataset.from_tensor_slices((names, names))
         if self.source == "tfrecords":
-            return tf.data.TFRecordDataset(part).enumerate().map(functools.partial(_parse, part))
-        examples = self._builder().as_dataset(
+            # A file that is cut off gives the records before; see `_lost`.
+            read = tf.data.TFRecordDataset(part).ignore_errors()
+            return read.enumerate().map(
+                lambda place, record: (_joined([part, tf.strings.as_string(place)], "#"), record)
+            )
+        builder = self._builder()
+        if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+            return _array_records(builder.info.splits[part].file_instructions)
+        examples = builder.as_dataset(
             split=part,
             decoders={"image": tfds.decode.SkipDecoding()},
             read_config=tfds.ReadConfig(add_tfds_id=True),
         )
         return examples.map(lambda example: (example["tfds_id"], example["image"]))
 
-    def read(self, image):
-        """The contents of an `image`, both string scalars."""
-        return tf.io.read_file(f"{self.path}/" + image) if self.source == "folder" else image
+    def read(self, origin, record):
+        """The name and the contents of an image, string scalars."""
+        if self.source == "folder":
+            return origin, tf.io.read_file(_joined([self.path, record], "/"))
+        if self.source == "tfds":
+            return origin, record
+        features = {name: tf.io.FixedLenFeature((), tf.string, "") for name in (IMAGE, NAME)}
+        example = tf.io.parse_single_example(record, features)
+        return tf.where(example[NAME] == "", origin, example[NAME]), example[IMAGE]
 
 
-def image_files(folder):
-    """Paths of the images in `folder`, relative to it, in order."""
-    for where, folders, names in tf.io.gfile.walk(folder):
-        folders.sort()
-        inside = where[len(folder) :].strip("/")
-        for name in sorted(names):
-            if name.lower().endswith(EXTENSIONS):
-                yield f"{inside}/{name}".lstrip("/")
+def _joined(texts, separator):
+    return tf.strings.join(texts, separator)
 
 
-def _parse(file, place, record):
-    features = {name: tf.io.FixedLenFeature((), tf.string, "") for name in (IMAGE, NAME)}
-    example = tf.io.parse_single_example(record, features)
-    place = tf.strings.join([file, tf.strings.as_string(place)], "#")
-    return tf.where(example[NAME] == "", place, example[NAME]), example[IMAGE]
+def _array_records(instructions):
+    """As `Job.records`, named as TFDS names records of other files."""
+    origins = [
+        f"{os.path.basename(one.filename)}__{one.skip + i}"
+        for one in instructions
+        for i in range(one.take)
+    ]
+    split = in_array_records(
+        [(str(one.filename), one.skip, one.take, 0) for one in instructions],
+        lambda record: tf.io.parse_single_example(record, PIXELS)["image"],
+    )
+    return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(origins), split.examples)
 
 
 def embed(job, runner=None, beam_options=()):
@@ -128,29 +175,39 @@ def embed(job, runner=None, beam_options=()):
         beam_options: more of its options, such as "--region=europe-west1".
 
     Returns:
-        Names of what is no image that can be decoded, and so has no features.
+        Origins of what is no image that can be decoded, and so has no features.
 
     Raises:
         InputError: the output belongs to another job, or there is nothing to embed.
     """
+    paths = {name: readable(getattr(job, name), name) for name in ("encoder", "output")}
+    if job.source != "tfds":
+        paths["path"] = readable(job.path, job.source)
+    if job.data_dir:
+        paths["data_dir"] = readable(job.data_dir, "data_dir")
+    job = dataclasses.replace(job, **paths)
     parts = job.parts()
-    _functions(job)  # a wrong encoder ends here, before the output is this job's
-    _claim(job, parts)
-    targets = [
-        f"{job.output}/part-{number:05d}-of-{len(parts):05d}.{job.format}"
-        for number in range(len(parts))
-    ]
-    missing = [
-        (part, target)
-        for part, target in zip(parts, targets, strict=True)
-        if not tf.io.gfile.exists(target)
-    ]
-    work = functools.partial(embed_part, job)
-    if runner is None:
-        for item in tqdm(missing, "parts", total=len(parts), initial=len(parts) - len(missing)):
-            work(item)
-    else:
-        _run_pipeline(missing, work, [f"--runner={runner}", *beam_options])
+    weights = _weights(job)  # a wrong encoder ends here, before the output is this job's
+    # On other file systems two processes would write the same files twice.
+    alone = contextlib.nullcontext() if has_scheme(job.output) else locked(job.output, "output")
+    with alone:
+        _claim(job, parts, weights)
+        targets = [
+            f"{job.output}/part-{number:05d}-of-{len(parts):05d}.{job.format}"
+            for number in range(len(parts))
+        ]
+        missing = [
+            (part, target)
+            for part, target in zip(parts, targets, strict=True)
+            if not tf.io.gfile.exists(target)
+        ]
+        work = functools.partial(embed_part, job)
+        if runner is None:
+            done = len(parts) - len(missing)
+            for item in tqdm(missing, "parts", total=len(parts), initial=done):
+                work(item)
+        else:
+            _run_pipeline(missing, work, [f"--runner={runner}", *beam_options])
     broken = []
     for path in sorted(tf.io.gfile.glob(f"{job.output}/*.broken.txt")):
         with tf.io.gfile.GFile(path) as file:
@@ -161,52 +218,105 @@ def embed(job, runner=None, beam_options=()):
 def embed_part(job, item):
     """Computes and writes an `item`, (part, target), of `job`; each image is read once."""
     part, target = item
+    broken = []
+    write_complete(target, WRITERS[job.format], _rows(job, part, broken))
+    if broken:
+        # Not among the parts for those who read a folder of Parquet files as one table.
+        folder, _, name = target.rpartition("/")
+        write_complete(f"{folder}/_{name}.broken.txt", write_text, "\n".join(broken))
+
+
+def _rows(job, part, broken):
+    """Yields (names (N,), f1 (N,D)) of a `part`, and adds to the list of `broken` origins."""
     prepare, embed_batch = _functions(job)
 
-    def decode(names, images):
-        count = tf.size(names, tf.int64)
-        good = transformed(prepare, tf.range(count), count, images)
-        return good.map(lambda places, images: (names, places[:-1], images[:-1]))
+    def decode(origins, records):
+        count = tf.size(origins, tf.int64)
+        good = transformed(prepare, tf.range(count), count, origins, records)
+        lengths = tf.reduce_sum(tf.cast(tf.strings.length(records), tf.int64) + FRAME_BYTES)
+        return good.map(lambda places, values: (origins, lengths, places, *values))
 
-    batches = job.images(part).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
-    names, features, broken = [], [], []
-    for all_names, places, images in batches.as_numpy_iterator():
-        lost = np.setdiff1d(np.arange(len(all_names)), places)
-        names += [all_names[place].decode() for place in places]
-        broken += [all_names[place].decode() for place in lost]
-        if len(places):
-            features += list(embed_batch(images).numpy())
-    if broken:
-        write_whole(f"{target}.broken.txt", write_text, "\n".join(broken))
-    write_whole(target, WRITERS[job.format], names, features)
+    # Each batch ends with what `transformed` adds.
+    batches = job.records(part).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
+    count = length = 0
+    for origins, bytes_read, places, names, images in batches.as_numpy_iterator():
+        lost = np.setdiff1d(np.arange(len(origins)), places)
+        broken += [printable(origins[place]) for place in lost]
+        count, length = count + len(origins), length + int(bytes_read)
+        if len(places) > 1:
+            yield names[:-1], embed_batch(images[:-1]).numpy()
+    if job.source == "tfrecords" and length < tf.io.gfile.stat(part).length:
+        broken.append(f"{printable(part)}#{count} and what follows: the file is cut off or damaged")
+
+
+@functools.cache
+def _encoder(job):
+    return load_encoder(job.encoder, "f1"), load_preprocess(job.encoder)
+
+
+def _weights(job):
+    """Text that differs for other weights or another normalisation of the encoder."""
+    encoder, preprocess = _encoder(job)
+    settings = json.dumps([preprocess.image_size, preprocess.mean, preprocess.std])
+    return hashlib.sha256(f"{digest(encoder)} {settings}".encode()).hexdigest()
 
 
 @functools.cache
 def _functions(job):
-    """What is traced once for all parts: of an image to a normalised one, and of those to f1."""
-    encoder, preprocess = load_encoder(job.encoder, "f1"), load_preprocess(job.encoder)
+    """What is traced once for all parts: of a record to name and image, and of images to f1."""
+    encoder, preprocess = _encoder(job)
     shape = (None, preprocess.image_size, preprocess.image_size, 3)
-    prepare = tf.function(
-        lambda image: preprocess.file(job.read(image)), [tf.TensorSpec((), tf.string)]
-    )
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)] * 2)
+    def prepare(origin, record):
+        name, contents = job.read(origin, record)
+        return name, preprocess.file(contents)
+
     return prepare, tf.function(encoder, [tf.TensorSpec(shape, tf.float32)], autograph=False)
 
 
-def write_parquet(names, features, path):
-    """A Parquet file with the columns name (string) and f1 (list of float32)."""
-    rows = {"name": pa.array(names, pa.string()), "f1": pa.array(features, pa.list_(pa.float32()))}
-    with tf.io.gfile.GFile(path, "wb") as file:
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(rows), sink)
-        file.write(sink.getvalue().to_pybytes())
+def write_parquet(rows, path):
+    """A Parquet file with the columns name (string) and f1 (list of float32), group by group."""
+    schema = pa.schema({"name": pa.string(), "f1": pa.list_(pa.float32())})
+
+    def grouped():
+        group = []
+        for row in rows:
+            group.append(row)
+            if BATCH * len(group) >= PART_IMAGES:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    with tf.io.gfile.GFile(path, "wb") as file, pq.ParquetWriter(_Sink(file), schema) as writer:
+        for group in grouped():
+            names, f1 = (np.concatenate(column) for column in zip(*group, strict=True))
+            offsets = np.arange(len(f1) + 1, dtype="int32") * f1.shape[1]
+            lists = pa.ListArray.from_arrays(offsets, f1.ravel())
+            writer.write_table(pa.table([list(map(printable, names)), lists], schema))
 
 
-def write_tfrecord(names, features, path):
+class _Sink(io.RawIOBase):
+    """A file of TensorFlow's as Python knows files."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.file.write(bytes(data))
+        return len(data)
+
+
+def write_tfrecord(rows, path):
     """A TFRecord file of `tf.train.Example`s with name (bytes) and f1 (floats)."""
     with tf.io.TFRecordWriter(path) as records:
-        for name, f1 in zip(names, features, strict=True):
+        for name, f1 in ((name, f1) for row in rows for name, f1 in zip(*row, strict=True)):
             feature = {
-                "name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name.encode()])),
+                "name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
                 "f1": tf.train.Feature(float_list=tf.train.FloatList(value=f1)),
             }
             example = tf.train.Example(features=tf.train.Features(feature=feature))
@@ -217,15 +327,16 @@ WRITERS = {"parquet": write_parquet, "tfrecord": write_tfrecord}
 
 
 def write_text(text, path):
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(text)
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(os.fsencode(text))
 
 
-def write_whole(path, write, *contents):
-    """Calls `write(*contents, path)` such that a crash leaves no `path` in part."""
-    beside = f"{path}.unfinished"
-    write(*contents, beside)
-    tf.io.gfile.rename(beside, path, overwrite=True)
+def write_complete(path, write, *contents):
+    """Calls `write(*contents, path)` such that a crash leaves no `path` that is incomplete."""
+    folder, _, name = path.rpartition("/")
+    unfinished = f"{folder}/_{name}.unfinished"
+    write(*contents, unfinished)
+    tf.io.gfile.rename(unfinished, path, overwrite=True)
 
 
 def _run_pipeline(items, work, options):
@@ -238,25 +349,38 @@ def _run_pipeline(items, work, options):
         _ = pipeline | beam.Create(items) | beam.Reshuffle() | beam.Map(work)
 
 
-def _claim(job, parts):
+def _claim(job, parts, weights):
     """Makes the output folder this job's.
 
     Raises:
         InputError: it is another's.
     """
     own = dataclasses.asdict(job) | {
-        "parts": hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        "parts": hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        "weights": weights,
     }
-    path = f"{job.output}/embedding.json"
+    path = f"{job.output}/{CLAIM}"
     tf.io.gfile.makedirs(job.output)
-    if not tf.io.gfile.exists(path):
-        write_whole(path, write_text, json.dumps(own, indent=2))
-        return
-    with tf.io.gfile.GFile(path) as file:
-        other = json.load(file)
-    differing = [name for name in own if own[name] != other.get(name)]
+    earlier = f"{job.output}/{CLAIM.lstrip('_')}"  # of the first version
+    other = {}
+    for known in (path, earlier):
+        if tf.io.gfile.exists(known):
+            with tf.io.gfile.GFile(known) as file:
+                other = json.load(file)
+            break
+    # The same encoder and output may be named in another way.
+    compared = (
+        own.keys() - {"encoder", "output"} if "weights" in other else own.keys() - {"weights"}
+    )
+    differing = sorted(name for name in compared if other and own[name] != other.get(name))
     if differing:
         raise InputError(
             f"output={job.output} belongs to another job, which differs in {', '.join(differing)}; "
             "name another folder"
         )
+    if job.source == "folder":
+        names = "\0".join(name for part in parts for name in part)
+        write_complete(f"{job.output}/{NAMES}", write_text, names)
+    write_complete(path, write_text, json.dumps(own, indent=2))
+    if tf.io.gfile.exists(earlier):
+        tf.io.gfile.remove(earlier)

@@ -230,7 +230,7 @@ def transformed(transform, places, end, *columns):
     """What `transform` makes of the rows at `places` of `columns`, where it raises no error.
 
     Args:
-        transform: of an entry of each column, to a tensor of a known shape.
+        transform: of an entry of each column, to tensors of known shapes.
         places: (P,) int64.
         end: () int64.
         columns: (B,...) each.
@@ -246,7 +246,8 @@ def transformed(transform, places, end, *columns):
 
     good = tf.data.Dataset.from_tensor_slices(rows).map(one, AUTOTUNE)
     value = good.element_spec[1]
-    last = tf.data.Dataset.from_tensors((end, tf.zeros(value.shape, value.dtype)))
+    nothing = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), value)
+    last = tf.data.Dataset.from_tensors((end, nothing))
     return good.ignore_errors().concatenate(last).batch(tf.size(places, tf.int64) + 1)
 
 

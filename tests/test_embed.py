@@ -1,13 +1,17 @@
 """Features of many images: each once, whatever stopped and started again."""
 
 import collections
+import dataclasses
+import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -32,6 +36,20 @@ def encoder(tmp_path_factory):
     config = load_config("photo_patches")
     config.update({"ndf": 4, "nrkhs": 16, "ndepth": 1})
     return str(export(build_model(config, 0), config, tmp_path_factory.mktemp("export")))
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A folder of six images."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(GENERATOR.integers(0, 256, (8, 8, 3), "uint8")).save(folder / f"{i}.png")
+    return folder
+
+
+def names(folder):
+    return sorted(name for name, _ in rows(folder))
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +101,8 @@ def test_another_job_is_refused(encoder, images, tmp_path):
     with pytest.raises(InputError, match="An encoder is loaded from"):
         embed(Job("none", str(tmp_path), "parquet", "folder", images))
     assert not list(tmp_path.iterdir())
-    (tmp_path / "embedding.json").write_text('{"encoder": "another"}')
-    with pytest.raises(InputError, match="belongs to another job, which differs in encoder,"):
+    (tmp_path / "_embedding.json").write_text('{"encoder": "another", "weights": "others"}')
+    with pytest.raises(InputError, match="to another job, which differs in .*, source, weights;"):
         embed(Job(encoder, str(tmp_path), "parquet", "folder", images))
     for source, path in (("folder", str(tmp_path)), ("tfrecords", "none*"), ("tfds", "mnist")):
         with pytest.raises(InputError, match=f"{source} must"):
@@ -139,3 +157,138 @@ def test_images_of_tfds(encoder, images, tmp_path):
     expected = load_encoder(encoder, "f1")(load_preprocess(encoder)(pixels)).numpy()
     found = np.array([f1 for _, f1 in rows(output)])
     np.testing.assert_allclose(np.sort(found, 0), np.sort(expected, 0), atol=1e-5)
+
+
+def write_records(path, records):
+    """A TFRecord file of (name, contents), or of bytes as they are."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            if not isinstance(record, bytes):
+                feature = {
+                    key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+                    for key, value in zip((bulk.NAME, bulk.IMAGE), record, strict=True)
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=feature))
+                record = example.SerializeToString()
+            writer.write(record)
+
+
+def test_records_that_are_none_are_named_by_their_places(encoder, few, tmp_path):
+    good = (few / "0.png").read_bytes()
+    records = [(b"same", good), (b"same", b"broken"), b"no example", (b"caf\xe9", good)]
+    write_records(tmp_path / "a.tfrecord", records)
+    write_records(tmp_path / "b.tfrecord", 5 * [(b"", good)])
+    contents = (tmp_path / "b.tfrecord").read_bytes()
+    (tmp_path / "b.tfrecord").write_bytes(contents[:-10])
+    (tmp_path / "c.tfrecord").write_bytes(b"no TFRecord at all")
+    output = tmp_path / "features"
+    broken = embed(Job(encoder, str(output), "parquet", "tfrecords", f"{tmp_path}/*.tfrecord"))
+    cut = "and what follows: the file is cut off or damaged"
+    assert broken == [
+        f"{tmp_path}/a.tfrecord#1",
+        f"{tmp_path}/a.tfrecord#2",
+        f"{tmp_path}/b.tfrecord#4 {cut}",
+        f"{tmp_path}/c.tfrecord#0 {cut}",
+    ]
+    assert names(output) == sorted(
+        ["same", r"caf\xe9", *(f"{tmp_path}/b.tfrecord#{i}" for i in range(4))]
+    )
+
+
+def test_a_folder_of_parquet_files_is_read_as_one_table(encoder, few, tmp_path):
+    (few / "bad.png").write_text("no image")
+    output = tmp_path / "features"
+    assert embed(Job(encoder, str(output), "parquet", "folder", str(few))) == ["bad.png"]
+    table = pq.read_table(output)
+    assert table.num_rows == 6 and table.schema.names == ["name", "f1"]
+    assert not (output / ".lock").exists()
+
+
+def test_files_that_vanish_or_appear_do_not_end_a_job(encoder, few, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bulk, "PART_IMAGES", 2)
+    (few / "link.png").symlink_to(tmp_path / "nowhere")
+    with open(os.fsencode(few) + b"/\xff.png", "wb") as file:
+        file.write((few / "0.png").read_bytes())
+    job = Job(encoder, str(tmp_path / "features"), "parquet", "folder", str(few))
+    write, parts = bulk.write_complete, []
+
+    def stop_at_the_second(path, *arguments):
+        parts.extend([path] * ("part-" in path))
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        write(path, *arguments)
+
+    monkeypatch.setattr(bulk, "write_complete", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        embed(job)
+    monkeypatch.setattr(bulk, "write_complete", write)
+    (few / "5.png").unlink()
+    (few / "6.png").write_bytes((few / "0.png").read_bytes())
+    assert embed(job) == ["5.png"]
+    assert names(tmp_path / "features") == [*(f"{i}.png" for i in range(5)), r"\xff.png"]
+    shown = capsys.readouterr().out
+    assert "Found 7 images in" in shown and "passed over: 1 links to nothing" in shown
+    assert "1 of them came after the job began" in shown
+
+
+def test_other_weights_under_the_same_path_are_another_job(few, tmp_path):
+    config = load_config("photo_patches")
+    config.update({"ndf": 4, "nrkhs": 16, "ndepth": 1})
+    encoders = []
+    for name in "ab":
+        keras.utils.set_random_seed(ord(name))
+        encoders.append(export(build_model(config, 0), config, tmp_path / name))
+    path, output = tmp_path / "encoder", tmp_path / "features"
+    job = Job(str(path), str(output), "parquet", "folder", str(few))
+    for encoder in encoders:
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(encoder, path)
+        bulk._encoder.cache_clear()  # as in another process
+        bulk._functions.cache_clear()
+        if encoder == encoders[0]:
+            embed(job)
+            # The same by another name is the same.
+            embed(dataclasses.replace(job, encoder=str(encoder)))
+        else:
+            with pytest.raises(InputError, match="another job, which differs in weights;"):
+                embed(job)
+
+
+def test_an_output_of_the_first_version_goes_on(encoder, few, tmp_path):
+    output = tmp_path / "features"
+    job = Job(encoder, str(output), "parquet", "folder", str(few))
+    embed(job)
+    claim = json.loads((output / "_embedding.json").read_text())
+    del claim["weights"]
+    (output / "embedding.json").write_text(json.dumps(claim))
+    for name in ("_embedding.json", "_names", "part-00000-of-00001.parquet"):
+        (output / name).unlink()
+    embed(job)
+    assert len(rows(output)) == 6 and pq.read_table(output).num_rows == 6
+
+
+def test_another_file_system_is_written_and_an_unknown_one_refused(encoder, few):
+    embed(Job(encoder, "ram://features", "tfrecord", "folder", str(few)))
+    (part,) = tf.io.gfile.glob("ram://features/part-*.tfrecord")
+    assert len(list(tf.data.TFRecordDataset(part))) == 6
+    with pytest.raises(InputError, match="output must be .*gs://.*output=s4://features"):
+        embed(Job(encoder, "s4://features", "tfrecord", "folder", str(few)))
+
+
+def test_array_records_of_tfds(encoder, few, tmp_path):
+    files = sorted(map(str, few.iterdir()))
+    for file_format in ("array_record", "tfrecord"):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name="made_square",
+            version="1.0.0",
+            features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(8, 8, 3))}),
+            split_datasets={"train": [(i, {"image": file}) for i, file in enumerate(files)]},
+            data_dir=tmp_path / file_format,
+            file_format=file_format,
+        )
+        output, data = str(tmp_path / f"from_{file_format}"), str(tmp_path / file_format)
+        embed(Job(encoder, output, "parquet", "tfds", "made_square/train", data))
+    first, second = (rows(tmp_path / f"from_{name}") for name in ("array_record", "tfrecord"))
+    assert [name.partition("__")[2] for name, _ in first] == [str(i) for i in range(6)]
+    ours, theirs = (sorted(f1 for _, f1 in found) for found in (first, second))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
