@@ -47,7 +47,9 @@ class Classifier(keras.Model):
         super().__init__(**kwargs)
         self.encoder, self.frozen, self.views, self.seed = encoder, frozen, views, seed
         self.to_views, self.waited = lambda *views: views, 0.0
-        self.probes = Probes(classes, name="probes")
+        # Of full precision, whatever the encoder's or Keras's own setting.
+        dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
+        self.probes = Probes(classes, dtype=dtype, name="probes")
         # `step` counts batches. The optimiser counts updates, of which some are left out.
         self.step, self.bad_steps, self.bad_term = (
             self.add_weight(

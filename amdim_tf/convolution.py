@@ -12,6 +12,11 @@ class Convolution(keras.layers.Conv2D):
     convolutions of libraries, above all their gradients, take longer than products of that size.
     """
 
+    def __init__(self, filters, kernel_size, strides=1, **kwargs):
+        # Whatever Keras's own setting is: features are (B,n,n,C).
+        kwargs["data_format"] = "channels_last"
+        super().__init__(filters, kernel_size, strides, **kwargs)
+
     def convolution_op(self, inputs, kernel):
         (height, width, channels), (high, wide) = inputs.shape[1:], self.kernel_size
         one = (height, width) == (high, wide)

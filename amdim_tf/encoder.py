@@ -43,6 +43,7 @@ class InputConv(keras.layers.Layer):
             activation="relu",
             kernel_initializer=fan_in_uniform(),
             bias_initializer=bias_uniform(self.width**2 * input_shape[-1]),
+            data_format="channels_last",
             dtype=self.dtype_policy,
             name="conv",
         )
@@ -109,7 +110,7 @@ class ResidualLayer(keras.layers.Layer):
         if self.bn:
             hidden = self.bn(hidden, training=training, views=views)
         if self.width > 1:
-            x = ops.average_pool(x, self.width, self.stride, padding="valid")
+            x = ops.average_pool(x, self.width, self.stride, "valid", "channels_last")
         x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.growth)))
         return self.conv2(ops.relu(hidden)) + x
 

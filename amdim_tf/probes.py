@@ -39,17 +39,18 @@ class Probes(keras.layers.Layer):
                 use_bias=use_bias,
                 kernel_initializer=fan_in_uniform(),
                 bias_initializer=bias_uniform(fan_in),
+                dtype=self.dtype_policy,
             )
 
         width = input_shape[-1]
         self.linear = dense(self.classes, width)
         self.mlp = keras.Sequential(
             [
-                keras.layers.Dropout(DROPOUT),
+                keras.layers.Dropout(DROPOUT, dtype=self.dtype_policy),
                 dense(HIDDEN_UNITS, width, use_bias=False),
-                BatchNorm(),
-                keras.layers.ReLU(),
-                keras.layers.Dropout(DROPOUT),
+                BatchNorm(dtype=self.dtype_policy),
+                keras.layers.ReLU(dtype=self.dtype_policy),
+                keras.layers.Dropout(DROPOUT, dtype=self.dtype_policy),
                 dense(self.classes, HIDDEN_UNITS),
             ]
         )

@@ -52,11 +52,69 @@ def test_every_place_gives_the_same_encoder(saved):
     np.testing.assert_allclose(mapped, expected["f7"], atol=1e-5)
 
 
+@pytest.fixture(params=["float64", "float16", "mixed_bfloat16", "channels_first"])
+def global_setting(request):
+    """Keras's global settings as somebody else's code may leave them."""
+    before = keras.config.dtype_policy(), keras.config.floatx()
+    if request.param == "channels_first":
+        keras.config.set_image_data_format(request.param)
+    else:
+        keras.config.set_dtype_policy(request.param)
+        if not request.param.startswith("mixed"):
+            keras.config.set_floatx(request.param)
+    yield
+    keras.config.set_dtype_policy(before[0])
+    keras.config.set_floatx(before[1])
+    keras.config.set_image_data_format("channels_last")
+
+
+def test_keras_global_settings_do_not_matter(global_setting, saved):
+    encoder, paths = saved
+    images = GENERATOR.normal(size=(3, 32, 32, 3)).astype("float32")
+    for path in paths:
+        loaded = load_encoder(path)
+        assert {weight.dtype for weight in loaded.weights} == {"float32"}
+        for name, features in loaded(images).items():
+            np.testing.assert_array_equal(features, encoder(images)[name])
+        np.testing.assert_allclose(load_encoder(path, "f1")(images), loaded(images)["f1"])
+    pixels = GENERATOR.integers(0, 256, (2, 40, 50, 3), "uint8")
+    assert load_preprocess(paths[0])(pixels).shape == (2, 32, 32, 3)
+
+
+def test_two_encoders_in_one_model(saved, tmp_path):
+    encoder, paths = saved
+    images = keras.Input((32, 32, 3))
+    models = [load_encoder(paths[0], "f1"), load_encoder(paths[2], "f1", name="second")]
+    both = keras.Model(images, keras.layers.Concatenate()([model(images) for model in models]))
+    pixels = GENERATOR.normal(size=(3, 32, 32, 3)).astype("float32")
+    expected = np.concatenate(2 * [encoder(pixels)["f1"]], axis=1)
+    np.testing.assert_allclose(both(pixels), expected, atol=1e-6)
+    both.save(tmp_path / "both.keras")
+    again = keras.models.load_model(tmp_path / "both.keras")
+    np.testing.assert_allclose(again(pixels), expected, atol=1e-6)
+    assert load_encoder(paths[1], name="other").name == "other"
+
+
+def test_an_export_on_another_file_system(saved):
+    encoder, (*_, exported) = saved
+    for path in pathlib.Path(exported).rglob("*"):
+        place = f"ram://export/1/{path.relative_to(exported)}"
+        if path.is_file():
+            tf.io.gfile.makedirs(place.rpartition("/")[0])
+            tf.io.write_file(place, path.read_bytes())
+    images = GENERATOR.normal(size=(3, 32, 32, 3)).astype("float32")
+    loaded = load_encoder("ram://export/1", "f1")
+    np.testing.assert_array_equal(loaded(images), encoder(images)["f1"])
+    assert load_preprocess("ram://export/1").image_size == 32
+
+
 def test_what_is_no_encoder_is_refused(saved, tmp_path):
     _, (run, *_) = saved
     other = tmp_path / "other.keras"
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(other)
-    for path in (tmp_path, other, tmp_path / "none.keras"):
+    damaged = tmp_path / "damaged.keras"
+    damaged.write_bytes(other.read_bytes()[:100])
+    for path in (tmp_path, other, tmp_path / "none.keras", damaged):
         with pytest.raises(InputError, match="Received: .*" + path.name):
             load_encoder(path)
     with pytest.raises(InputError, match="feature must be one of f1, f5, f7, or none"):
@@ -70,7 +128,7 @@ def test_preprocess_is_the_test_time_transform(saved, tmp_path):
     expected = normalize(center(images, 32), config.mean, config.std)
     for path in (run, exported):
         np.testing.assert_array_equal(load_preprocess(path)(images), expected)
-    with pytest.raises(InputError, match="encoder.keras"):
+    with pytest.raises(InputError, match="normalised.*encoder.keras"):
         load_preprocess(keras_file)
     # Saved with a model, for images of any size, and inside of a dataset.
     layer = Preprocess(64, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
