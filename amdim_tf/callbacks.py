@@ -212,7 +212,7 @@ class BadImages(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.path and self.path.exists():  # those of an earlier start count, too
-            for name in self.path.read_text().splitlines():
+            for name in os.fsdecode(self.path.read_bytes()).splitlines():
                 self.failures.add(name)
 
     def on_train_batch_end(self, batch, logs=None):

@@ -26,6 +26,7 @@ from amdim_tf.features import digest, encode, kept_features
 from amdim_tf.files import local, read_json, write_json
 from amdim_tf.lock import locked
 from amdim_tf.mixture import BagOfFeatures
+from amdim_tf.pictures import plain
 from amdim_tf.probes import NAMES
 from amdim_tf.run_directory import (
     RunDirectory,
@@ -327,7 +328,9 @@ def draw_confusion(confusion, class_names, heading, path):
     parts = confusion / confusion.sum(1, keepdims=True).clip(1)
     named = len(class_names) <= NAMED_CLASSES
     figure, axes = plt.subplots(figsize=(8, 7), layout="constrained")
-    display = ConfusionMatrixDisplay(parts, display_labels=class_names if named else None)
+    display = ConfusionMatrixDisplay(
+        parts, display_labels=list(map(plain, class_names)) if named else None
+    )
     display.plot(
         ax=axes,
         include_values=named,

@@ -175,11 +175,17 @@ def _collect(function, data, split, config, devices, kept=None, prepare=None):
                 values[place:stop] = rows
             bar.update(len(rows))
             place = stop
-    if not kept:
-        return values, labels
-    kept.finish(place)
-    check_agreement(devices.strategy, "features are computed")
-    return kept.values(), labels
+    if kept:
+        kept.finish(place)
+        check_agreement(devices.strategy, "features are computed")
+        values = kept.values()
+    if not (labels >= 0).any():
+        data.failures.check()
+        raise InputError(
+            "An image that can be decoded and has a label is needed to measure anything. "
+            f"Received: {split.size} images, none of which can be used"
+        )
+    return values, labels
 
 
 class Kept:

@@ -76,7 +76,7 @@ def write_json(path, value):
 def write_text(path, text):
     """Replaces `path` by `text`."""
     with replacing(path) as beside:
-        beside.write_text(text)
+        beside.write_bytes(text.encode(errors="surrogateescape"))  # names of files may be any bytes
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import keras
 from amdim_tf import protocols
 from amdim_tf.callbacks import on_signals
 from amdim_tf.config import fields
-from amdim_tf.errors import Stopped
+from amdim_tf.errors import InputError, Stopped
 from amdim_tf.export import export, write_card
 from amdim_tf.features import RAW_SIZE, encode, raw_pixels
 from amdim_tf.files import replacing, write_json
@@ -103,7 +103,8 @@ def finish(run, config, data, steps, rows, started):
             except Stopped:
                 raise
             except Exception as error:  # noqa: BLE001  whatever it is, the rest is kept
-                lacking[name] = " ".join(f"{type(error).__name__}: {error}".split())
+                kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+                lacking[name] = " ".join(f"{kind}{error}".split())
                 print(f"{name} is left out: {lacking[name]}", file=sys.stderr, flush=True)
             record()
     return result
@@ -136,13 +137,14 @@ class Rows:
 
     def beside(self):
         found = protocols.classify(self.model.probes, self._test_features())
-        return {name: found[name].accuracy() for name in protocols.NAMES}, ""
+        return {name: found[name].accuracy() for name in protocols.NAMES}, self._note()
 
     def frozen(self):
         test = self._test_features()
         accuracy = self._measured(self._encode(self.model.encoder, self._known()), test)
+        note = self._note()
         self._model = self._test = None
-        return accuracy, ""
+        return accuracy, note
 
     def untrained(self):
         self._model = self._test = None
@@ -150,7 +152,7 @@ class Rows:
         keras.utils.set_random_seed(self.config.seed)
         encoder = build_model(self.config, self.classes, "float32").encoder
         features = [self._encode(encoder, split) for split in (self._known(), self.data.test)]
-        return self._measured(*features), ""
+        return self._measured(*features), self._note(features[1])
 
     def raw_pixels(self):
         test = self.data.test.sample(self.config.probe_images)
@@ -158,8 +160,8 @@ class Rows:
         features = [raw_pixels(self.data, split, self.config) for split in (known, test)]
         side = min(self.config.image_size, RAW_SIZE)
         notes = [f"{side}x{side}"] * (side < self.config.image_size)
-        notes += [f"{test.size} test images"] * (test.size < self.data.test.size)
-        return self._measured(*features), ", ".join(notes)
+        notes += [self._note(features[1])]
+        return self._measured(*features), ", ".join(filter(None, notes))
 
     def _known(self):
         return self.data.probe.sample(self.config.probe_images)
@@ -171,6 +173,11 @@ class Rows:
         if self._test is None:
             self._test = self._encode(self.model.encoder, self.data.test)
         return self._test
+
+    def _note(self, test=None):
+        """How many test images a row is measured on, if those are not all."""
+        used = len(self._test_features() if test is None else test)
+        return f"{used} test images" if used < self.data.test.size else ""
 
     def _measured(self, known, test):
         return protocols.measure(known, test, self.classes, self.config)

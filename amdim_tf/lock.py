@@ -47,9 +47,7 @@ def locked(folder, name: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{name} must be a folder that can be written: {error}. Received: {name}={folder}"
-        ) from error
+        raise InputError(f"{name} cannot be used: {error}. Received: {name}={folder}") from error
     try:
         held = _flock(path)
     except OSError as error:

@@ -286,9 +286,17 @@ def feature_map(images, f1, labels, class_names, seed=0):
     axes.set(xlim=(0, side), ylim=(side, 0), xticks=[], yticks=[])
     axes.set_title(f"f1 of {side**2} images by t-SNE, moved to the nearest free cell")
     if named:
-        seen = [Patch(color=colours[j], label=class_names[j]) for j in sorted({*labels} - {-1})]
-        figure.legend(handles=seen, loc="outside right upper", fontsize=8)
+        seen = sorted({*labels} - {-1})
+        patches = [Patch(color=colours[j], label=plain(class_names[j])) for j in seen]
+        figure.legend(handles=patches, loc="outside right upper", fontsize=8)
     return figure
+
+
+def plain(name: str) -> str:
+    """A class's name as text that Matplotlib shows as it is: no formula, and not left out."""
+    name = name.replace("$", r"\$")
+    # Of a legend it leaves out labels that begin with a line; a space of no width comes before.
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def grid(rows, columns, width, height):

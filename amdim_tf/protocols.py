@@ -259,17 +259,18 @@ def report(predictions, class_names):
 
     Returns:
         (report, confusion): {"top1", "top5", "interval", "per_class"}, the 95 % interval of top1 by
-        bootstrap over images; and counts (classes,classes) by true and predicted class.
+        bootstrap over images, no accuracy of a class without images; and counts (classes,classes)
+        by true and predicted class.
     """
     confusion = metrics.confusion_matrix(
         predictions.labels, predictions.ranked[:, 0], labels=np.arange(len(class_names))
     )
-    parts = np.diag(confusion) / np.maximum(confusion.sum(1), 1)
+    counts = zip(class_names, np.diag(confusion), confusion.sum(1), strict=True)
     return {
         "top1": predictions.accuracy(),
         "interval": interval(predictions.correct()),
         "top5": predictions.accuracy(RANKED),
-        "per_class": dict(zip(class_names, parts.round(4).tolist(), strict=True)),
+        "per_class": {name: round(n / of, 4) if of else None for name, n, of in counts},
     }, confusion
 
 

@@ -15,7 +15,10 @@ import tensorflow_datasets as tfds
 from amdim_tf import datasets, pipeline
 from amdim_tf.config import check_config, load_config
 from amdim_tf.errors import InputError
+from amdim_tf.evaluation import evaluate
 from amdim_tf.preprocess import MAX_PIXELS
+from amdim_tf.protocols import ROWS
+from amdim_tf.train import train
 
 BATCH = 26
 
@@ -273,3 +276,38 @@ def test_bad_images_and_labels_of_tfds(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "SMALL_BYTES", 0)
     found, names = labels()
     assert found == [*6 * [-1], *3 * [0], *3 * [1]] and len(names) == 6
+
+
+SMALL = {"image_size": 32, "ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 4, "steps": 2}
+SMALL |= {"probe_images": 20, "probe_epochs": 1, "bad_images": 0.5}
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_runs_whose_test_images_are_bad(good, tmp_path, capfd):
+    """Without one to measure by, nothing is measured and the reason is said; one is enough."""
+    for name in "ab":
+        for i in range(4):
+            write(tmp_path / "train" / name, f"{i}.png", encoded(photograph(seed=i), "PNG"))
+        write(tmp_path / "val" / name, "\udcff.png", b"bad")
+    write(tmp_path / "val" / "b", "0.png", encoded(photograph(), "PNG") if good else b"bad")
+    config = load_config("image_folder")
+    config.update(SMALL)
+    run = tmp_path / "run"
+    result = train(config, run, str(tmp_path))
+    names = (run / "bad_images.txt").read_bytes().splitlines()
+    assert len(names) == 3 - good and any(name.endswith(b"/\xff.png") for name in names)
+    if good:
+        assert set(result["accuracy"]) == set(ROWS) and not result["missing"]
+        assert set(result["notes"].values()) == {"1 test images"}
+        found = evaluate(run, config, ("linear", "knn"), str(tmp_path))
+        for each in found.values():
+            assert each["test_images"] == 1 and each["accuracy"]["top1"] in (0, 1)
+            assert each["accuracy"]["per_class"]["a"] is None
+    else:
+        assert not result["accuracy"] and set(result["missing"]) == set(ROWS)
+        expected = "An image that can be decoded .* Received: 3 images, none of which can be used"
+        for why in result["missing"].values():
+            assert re.fullmatch(expected, why)
+        for fast in (False, True):
+            with pytest.raises(InputError, match=expected):
+                evaluate(run, config, ("knn", "linear", "mlp"), str(tmp_path), fast)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from amdim_tf import maps, pictures
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
+from amdim_tf.evaluation import draw_confusion
 from amdim_tf.train import train
 from amdim_tf.visualize import visualize
 
@@ -129,3 +130,20 @@ def test_what_cannot_be_shown_is_refused(drawn):
     config = load_config("photo_pairs")
     with pytest.raises(InputError, match="at least 16 images. Received: images=3, of 840"):
         visualize(path, config, count=3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_of_classes_are_shown_as_they_are(tmp_path):
+    names = ("US$", "$x^2_", "a$b$c", "_^", "$$", "{\\frac", "caf\\xe9")
+    labels = np.arange(49) % len(names)
+    images = GENERATOR.random((49, 8, 8, 3))
+    figure = pictures.feature_map(images, GENERATOR.normal(size=(49, 3)), labels, names)
+    pictures.save(figure, tmp_path / "map")
+    (legend,) = figure.legends
+    assert [text.get_text().strip("\u200b").replace(r"\$", "$") for text in legend.texts] == [
+        *names
+    ]
+    assert not any(text._preprocess_math(text.get_text())[1] is True for text in legend.texts)
+    confusion = np.eye(len(names), dtype=int)
+    draw_confusion(confusion, names, "names", tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 1000

@@ -121,7 +121,7 @@ def test_report_by_hand():
     ranked = np.stack([predicted, np.where(predicted == 5, labels, 4)], 1)
     report, confusion = protocols.report(Predictions(labels, ranked), [*"abcdef"])
     assert report["top1"] == 0.8 and report["top5"] == 1.0
-    assert report["per_class"] == dict.fromkeys("abcd", 0.8) | {"e": 0, "f": 0}
+    assert report["per_class"] == dict.fromkeys("abcd", 0.8) | {"e": None, "f": None}
     np.testing.assert_array_equal(confusion[:4, 5], 5)
     assert confusion.sum() == 100
     low, high = report["interval"]
