@@ -1,5 +1,7 @@
 """The command `python -m amdim_tf.benchmark`: how fast each part runs, and how near to the limit.
 
+    python -m amdim_tf.benchmark --output=benchmark.json
+
 The limit is a matrix product measured beside it. Every time is the median of several, with its
 quartiles, after a warm-up; memory is the peak above what was there before.
 """
@@ -398,7 +400,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", "benchmark.json", "where the results are written")
     flags.DEFINE_string("compare", None, "the results of an earlier benchmark, for ratios to them")
     flags.DEFINE_string("strategy", "none", "devices: auto, none, mirrored, cpu:N")
-    flags.DEFINE_string("size", None, "named size of the config of photo_patches")
+    flags.DEFINE_string("size", None, "size of the config of photo_patches; its first if none")
     flags.DEFINE_multi_enum(
         "precisions", ["float32", "mixed_bfloat16"], PRECISIONS, "of the step; repeat for several"
     )

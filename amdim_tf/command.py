@@ -3,14 +3,20 @@
 import inspect
 import os
 import re
+import shlex
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from amdim_tf.config import DEFAULT_DATASET, fields, nearest
-from amdim_tf.errors import InputError, Stopped
+from amdim_tf.config import DEFAULT_DATASET, fields, load_config, nearest
+from amdim_tf.errors import InputError, Stopped, one_line
 
+# What is defined here belongs to the command that asks for it, and so to its --help.
+flags.disclaim_key_flags()
+
+DATA_DIR = "a folder of images; or where TFDS keeps its data, ~/tensorflow_datasets if none"
+HELP = re.compile(r"--?(\?|h|help|helpshort|helpfull)(=true)?")
 INTERRUPTED = 130
 # As sysexits.h has it: try again later, which goes on.
 STOPPED = 75
@@ -19,10 +25,10 @@ STOPPED = 75
 def define_training_flags():
     """The flags of commands that train."""
     flags.DEFINE_string("dataset", DEFAULT_DATASET, "a config, or an image set of TFDS")
-    flags.DEFINE_string("size", None, "named size of the config; its first one by default")
-    flags.DEFINE_string("data_dir", None, "where TFDS keeps prepared data; or a folder of images")
-    flags.DEFINE_integer("epochs", None, "passes over the training images")
-    flags.DEFINE_integer("steps", None, "updates; takes precedence over epochs")
+    flags.DEFINE_string("size", None, "named size of the config; its first one if none")
+    flags.DEFINE_string("data_dir", None, DATA_DIR)
+    flags.DEFINE_integer("epochs", None, "passes over the images; those of the config if none")
+    flags.DEFINE_integer("steps", None, "updates, and not epochs; those of the config if none")
 
 
 def define_device_flags():
@@ -42,37 +48,85 @@ def configured(*names):
 
 def parse_flags(argv, choose_config):
     """absl's parser, with the config that other flags choose behind the --config flags."""
+    asked = [word for word in argv[1:] if HELP.fullmatch(word)]
+    if asked:
+        _print_help([word for word in argv if word not in asked], choose_config, asked)
+        sys.exit()
     valid = {}
-    if choose_config:
-        config = choose_config(**_first_look(argv, inspect.signature(choose_config).parameters))
-        valid = fields(config)
-        for name in re.findall(r"^--?(?:no)?config\.([^=]+)", "\n".join(argv), re.MULTILINE):
-            if name not in valid:
-                raise InputError(
-                    f"config.{name} is no field; the nearest are {nearest(name, valid)}. "
-                    f"The fields are {', '.join(valid)}"
-                )
-        config_flags.DEFINE_config_dict("config", config)
     try:
-        return flags.FLAGS(argv)
+        if choose_config:
+            chosen, others = _first_look(argv, choose_config)
+            # A misspelt flag first: it may be why there is no config.
+            for name in re.findall(r"^--(\w+)(?:=|$)", "\n".join(others), re.MULTILINE):
+                if name not in flags.FLAGS and name.removeprefix("no") not in flags.FLAGS:
+                    raise _no_flag(name, choose_config)
+            config = choose_config(**chosen)
+            valid = fields(config)
+            for name in re.findall(r"^--?(?:no)?config\.([^=\n]+)", "\n".join(argv), re.MULTILINE):
+                if name not in valid:
+                    raise InputError(
+                        f"config.{name} is no field; the nearest are {nearest(name, valid)}. "
+                        f"The fields are {', '.join(valid)}"
+                    )
+            config_flags.DEFINE_config_dict("config", config)
+        arguments = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise _no_flag(error.flagname, choose_config) from error
     except flags.Error as error:
         wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
         if not wrong:
-            raise InputError(str(error)) from error
+            raise InputError("; ".join(str(error).splitlines())) from error
         name, value = wrong.groups()
         raise InputError(
             f"config.{name} must be {type(valid[name]).__name__}, such as {valid[name]}. "
             f"Received: {value!r}"
         ) from error
+    # Tuples are of anything for their parser.
+    for name, value in fields(flags.FLAGS.config).items() if choose_config else ():
+        if isinstance(value, list) and not all(isinstance(x, int | float) for x in value):
+            raise InputError(
+                f"config.{name} must be numbers, such as {tuple(valid[name])}. "
+                f"Received: {tuple(value)}"
+            )
+    return arguments
 
 
-def _first_look(argv, names):
-    """The values of the string flags `names`, on which other flags depend."""
-    chosen = flags.FlagValues()
+def _first_look(argv, choose_config):
+    """The values of the string flags that `choose_config` takes, and what else is in `argv`."""
+    chosen, names = flags.FlagValues(), inspect.signature(choose_config).parameters
     for name in names:
         flags.DEFINE_string(name, flags.FLAGS[name].default, "", flag_values=chosen)
-    chosen(argv, known_only=True)
-    return {name: chosen[name].value for name in names}
+    others = chosen(argv, known_only=True)
+    return {name: chosen[name].value for name in names}, others
+
+
+def _no_flag(name, choose_config):
+    """The error of a flag that the command does not have."""
+    valid = [f"--{flag.name}" for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+    if choose_config:
+        valid += [f"--config.{field}" for field in fields(load_config(DEFAULT_DATASET))]
+    return InputError(
+        f"A flag must be one of those that --help lists, and the nearest are "
+        f"{nearest(f'--{name}', valid)}. Received: --{name}"
+    )
+
+
+def _print_help(argv, choose_config, asked):
+    """Prints what the command does, its flags, and the fields of the config that `argv` chooses."""
+    app.usage(shorthelp="helpfull" not in "".join(asked), writeto_stdout=True)
+    if not choose_config:
+        return
+    chosen, why = {}, ""
+    try:
+        chosen, _ = _first_look(argv, choose_config)
+        config = choose_config(**chosen)
+    except (InputError, flags.Error) as error:
+        config = load_config(chosen.get("dataset") or DEFAULT_DATASET)
+        why = f" ({one_line(error)})"
+    print(f"\nfields of the config, as {config.dataset} has them at size {config.size}{why}:\n")
+    for name, value in fields(config).items():
+        value = tuple(value) if isinstance(value, list) else value
+        print("  " + shlex.quote(f"--config.{name}={value}"))
 
 
 def markdown(lines):

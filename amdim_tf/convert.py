@@ -230,6 +230,6 @@ def main():
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "a checkpoint of the authors'")
     flags.DEFINE_string("workdir", None, "a run directory, to convert the other way")
-    flags.DEFINE_string("output", None, "run directory to write, or .pth file", required=True)
-    flags.DEFINE_string("dataset", None, "what the checkpoint was trained on")
+    flags.DEFINE_string("output", None, "run directory or .pth file; required", required=True)
+    flags.DEFINE_string("dataset", None, "what it was trained on; by its image size if none")
     command.run(main)

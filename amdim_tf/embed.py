@@ -1,7 +1,7 @@
 """The command `python -m amdim_tf.embed`: features f1 of a folder, a TFDS set or TFRecords.
 
 python -m amdim_tf.embed --encoder=RUN --folder=IMAGES --output=DIR
-python -m amdim_tf.embed --encoder=RUN --tfds=cifar10/test --output=FEATURES --runner=DirectRunner
+python -m amdim_tf.embed --encoder=RUN --tfds=cifar10/test --output=DIR --runner=DirectRunner
 """
 
 import shlex
@@ -29,13 +29,13 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("encoder", None, "run directory or version of an export", required=True)
-    flags.DEFINE_string("output", None, "folder to write to", required=True)
+    flags.DEFINE_string("encoder", None, "run or version of an export; required", required=True)
+    flags.DEFINE_string("output", None, "folder to write to; required", required=True)
     flags.DEFINE_string("folder", None, "images to embed: a folder")
     flags.DEFINE_string("tfds", None, "images to embed: DATASET/SPLIT of TFDS")
     flags.DEFINE_string("tfrecords", None, "images to embed: a pattern of files")
-    flags.DEFINE_string("data_dir", None, "where TFDS keeps prepared data")
-    flags.DEFINE_enum("format", "parquet", list(WRITERS), "of the files that are written")
-    flags.DEFINE_string("runner", None, "of Apache Beam; none of it by default")
+    flags.DEFINE_string("data_dir", None, "folder of TFDS; ~/tensorflow_datasets if none")
+    flags.DEFINE_enum("format", "parquet", list(WRITERS), "kind of the files that are written")
+    flags.DEFINE_string("runner", None, "runner of Apache Beam; without Beam if none")
     flags.DEFINE_string("beam_options", "", "more options of Apache Beam")
     command.run(main)

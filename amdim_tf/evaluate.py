@@ -1,4 +1,8 @@
-"""The command `python -m amdim_tf.evaluate`: what the encoder of a run has learned (4)."""
+"""The command `python -m amdim_tf.evaluate`: what the encoder of a run has learned (4).
+
+python -m amdim_tf.evaluate --workdir=RUN --data_dir=DIR
+python -m amdim_tf.evaluate --workdir=RUN --dataset=places205 --protocol=linear --data_dir=DIR
+"""
 
 from absl import flags
 
@@ -26,12 +30,12 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "run directory of the encoder", required=True)
+    flags.DEFINE_string("workdir", None, "run directory of the encoder; required", required=True)
     flags.DEFINE_string("dataset", None, "the data to measure it on; its own if none")
-    flags.DEFINE_string("data_dir", None, "where TFDS keeps prepared data; or a folder of images")
+    flags.DEFINE_string("data_dir", None, command.DATA_DIR)
     flags.DEFINE_enum("protocol", "all", (*PROTOCOLS, "all"), "how to measure it")
     flags.DEFINE_bool("fast", False, "classifiers learn from features that are computed once")
-    flags.DEFINE_float("label_fraction", 1.0, "part of the labelled images, the same of each class")
+    flags.DEFINE_float("label_fraction", 1.0, "share of the labelled images of each class")
     flags.DEFINE_enum("features", "f1", FEATURES, "what classifiers and neighbours see of an image")
     command.define_device_flags()
     command.run(main, evaluation_config)

@@ -1,5 +1,7 @@
 """The command `python -m amdim_tf.export`: a run becomes a SavedModel for TF Serving.
 
+    python -m amdim_tf.export --workdir=RUN --output=DIR
+
 DIR/1/                              a version, which a server that polls DIR takes up
     saved_model.pb, variables/      weights once, several signatures
     assets.extra/                   warm-up requests; amdim.json, from which Keras loads it
@@ -246,9 +248,9 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "run directory", required=True)
-    flags.DEFINE_string("output", None, "folder that a server polls", required=True)
-    flags.DEFINE_integer("version", None, "number of the version; the next by default", 1)
-    flags.DEFINE_enum("dtype", "float32", DTYPES, "of weights and computation")
+    flags.DEFINE_string("workdir", None, "run directory; required", required=True)
+    flags.DEFINE_string("output", None, "folder that a server polls; required", required=True)
+    flags.DEFINE_integer("version", None, "number of the version; the next one if none", 1)
+    flags.DEFINE_enum("dtype", "float32", DTYPES, "type of weights and computation")
     flags.DEFINE_bool("xla", False, "write another one, compiled, for Python alone")
     command.run(main)

@@ -1,4 +1,7 @@
-"""The command `python -m amdim_tf.results`: the evaluations in a folder as one table."""
+"""The command `python -m amdim_tf.results`: the evaluations in a folder as one table.
+
+python -m amdim_tf.results --folder=runs
+"""
 
 import collections
 import json

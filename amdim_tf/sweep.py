@@ -1,4 +1,7 @@
-"""The command `python -m amdim_tf.sweep`: variants of a run beside their baseline (Table 3)."""
+"""The command `python -m amdim_tf.sweep`: variants of a run beside their baseline (Table 3).
+
+python -m amdim_tf.sweep --dataset=cifar10 --epochs=5 --variants=-color_jitter,-random_crop
+"""
 
 import copy
 

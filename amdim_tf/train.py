@@ -1,4 +1,8 @@
-"""The command `python -m amdim_tf.train`: from a data set to a measured and exported encoder."""
+"""The command `python -m amdim_tf.train`: from a data set to a measured and exported encoder.
+
+python -m amdim_tf.train
+python -m amdim_tf.train --dataset=cifar10 --size=small --data_dir=DIR --workdir=RUN
+"""
 
 import contextlib
 import gc
@@ -223,7 +227,7 @@ if __name__ == "__main__":
         "baselines", "on", ["on", "off"], "measure an untrained encoder and raw pixels, too"
     )
     flags.DEFINE_enum("views_on", "host", ["host", "accelerator"], "where views are made")
-    flags.DEFINE_string("workdir", None, "run directory; a name in runs/ if none")
+    flags.DEFINE_string("workdir", None, "run directory; if none, in runs/ by data, size and seed")
     flags.DEFINE_bool("overwrite", False, "remove the run in workdir and start anew")
-    flags.DEFINE_integer("seed", None, "of weights, order of the data, views and locations")
+    flags.DEFINE_integer("seed", None, "seed of all random draws; that of the config if none")
     command.run(main, load_config)

@@ -1,4 +1,7 @@
-"""The command `python -m amdim_tf.visualize`: pictures of what a run has learned (Figure 2)."""
+"""The command `python -m amdim_tf.visualize`: pictures of what a run has learned (Figure 2).
+
+python -m amdim_tf.visualize --workdir=RUN --data_dir=DIR
+"""
 
 import json
 
@@ -92,8 +95,8 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "run directory", required=True)
+    flags.DEFINE_string("workdir", None, "run directory; required", required=True)
     flags.DEFINE_string("dataset", None, "the data to look at; its own if none")
-    flags.DEFINE_string("data_dir", None, "where TFDS keeps prepared data; or a folder of images")
+    flags.DEFINE_string("data_dir", None, command.DATA_DIR)
     flags.DEFINE_integer("images", 1000, "among how many test images neighbours are looked for")
     command.run(main, evaluation_config)

@@ -168,7 +168,7 @@ REFUSALS = {
         "config.batchsize is no field.*config.batch_size|batch_size",
     ),
     "wrong type": (["--config.ndf=wide"], "config.ndf must be int, such as 32.*'wide'"),
-    "unknown flag": (["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
+    "unknown flag": (["--epoch=3"], "nearest are --epochs, .*Received: --epoch"),
     "stray argument": (["cifar10"], "Only flags.*cifar10"),
     "zero batch": (["--config.batch_size=0"], "batch_size must be at least 2.*batch_size=0"),
     "too large a batch": (["--config.batch_size=5000"], "at most the 4139.*batch_size=5000"),
