@@ -7,15 +7,13 @@ Their checkpoints have weights and classifiers but no state of the optimiser: tr
 their step with new moments. Writing one takes PyTorch, reading does not.
 """
 
-import pathlib
-
 import numpy as np
 from absl import flags
 
-from amdim_tf import command, torch_file
+from amdim_tf import authors_checkpoint, command, torch_file
 from amdim_tf.config import check_config, config_module, fields, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.files import replacing, write_json
+from amdim_tf.files import local, replacing, write_json
 from amdim_tf.run_directory import RunDirectory, load_model
 from amdim_tf.train import build
 
@@ -45,39 +43,39 @@ def from_checkpoint(path, output, dataset=None):
         The config of the run.
 
     Raises:
-        InputError: another kind of file, other weights than an encoder of its size has, or an
-            output that is a run already.
+        InputError: another kind of file, numbers that no run has, other weights than an encoder of
+            its size has, or an output that is a run already.
     """
+    path, output = local(path, "checkpoint"), local(output, "output")
     content = torch_file.read(path)
-    try:
-        state, sizes = content["model"], content["hyperparams"]
-        own = {ours: sizes[theirs] for theirs, ours in HYPERPARAMETERS.items()}
-        classes, step = int(sizes["n_classes"]), int(content["cursor"]["info_step"])
-        dataset = dataset or DATASETS[own["image_size"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            "checkpoint must be one of AMDIM, with model, hyperparams and cursor; it lacks "
-            f"{error}. Received: checkpoint={path}"
-        ) from error
+    state, sizes, step = authors_checkpoint.unpack(content, path)
+    own = {ours: sizes[theirs] for theirs, ours in HYPERPARAMETERS.items()}
+    dataset = dataset or DATASETS[own["image_size"]]
     config = load_config(dataset, named_size(dataset, own))
     config.update(own)
     check_config(config)
-    model = build(config, classes, 1)
-    for name, variable in named_variables(model).items():
-        weights = to_keras(np.asarray(state.get(name)))
-        if weights.shape != tuple(variable.shape):
-            raise InputError(
-                f"checkpoint must have the weights of the size it names; {name} should be "
-                f"{tuple(variable.shape)}. Received: {weights.shape} in {path}"
-            )
-        variable.assign(weights)
+    model = build(config, sizes["n_classes"], 1)
+    variables = named_variables(model)
+    shapes = {name: to_torch(np.asarray(x)).shape for name, x in named_weights(model).items()}
+    authors_checkpoint.check_weights(state, shapes, variables, path)
+    for name, variable in variables.items():
+        variable.assign(to_keras(state[name]))
     model.step.assign(step)
     model.optimizer.iterations.assign(step)
-    run = RunDirectory(output, config)
-    if run.checkpoints.steps():
-        raise InputError(f"output must be a new directory. Received: {output}, a run already")
-    write_json(run.path / "classes.json", [str(label) for label in range(classes)])
+    try:
+        run = RunDirectory(output, config)
+        if run.checkpoints.steps():
+            raise InputError("it is a run already")
+    except InputError as error:
+        raise InputError(
+            "output must be a new directory, or an empty one, that can be written. Received: "
+            f"output={output}"
+        ) from error
+    write_json(run.path / "classes.json", [str(label) for label in range(sizes["n_classes"])])
     run.save(model, step)
+    unused = authors_checkpoint.not_theirs(content)
+    if unused:
+        print(f"What is not of AMDIM in {path} was left out: {', '.join(unused)}.")
     return config
 
 
@@ -95,8 +93,12 @@ def to_checkpoint(workdir, path):
     """Writes the last checkpoint of a run in the authors' names and layout.
 
     Raises:
-        InputError: no run of the amdim objective, or no PyTorch.
+        InputError: no run of the amdim objective, one whose weights are not finite, no PyTorch, or
+            no file that can be written.
     """
+    path = local(path, "output")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"output must be a file in an existing folder. Received: output={path}")
     try:
         import torch
     except ImportError as error:
@@ -105,7 +107,7 @@ def to_checkpoint(workdir, path):
         ) from error
     content = to_content(workdir)
     weights = {name: torch.from_numpy(x) for name, x in content["model"].items()}
-    with replacing(pathlib.Path(path)) as beside:
+    with replacing(path) as beside:
         torch.save(content | {"model": weights}, beside)
 
 
@@ -118,6 +120,7 @@ def to_content(workdir):
             f"theirs have no place. Received: {workdir}"
         )
     weights = {name: np.array(to_torch(np.asarray(x))) for name, x in named_weights(model).items()}
+    authors_checkpoint.check_values(weights, f"workdir={workdir} at step {step}")
     encoder = model.encoder
     sizes = {"tclip": model.clip or 0.0, "n_classes": model.probes.classes}
     sizes |= {"encoder_size": encoder.image_size, "ndf": encoder.ndf, "n_rkhs": encoder.nrkhs}

@@ -13,8 +13,9 @@ import zipfile
 
 import numpy as np
 
-from amdim_tf.errors import InputError
+from amdim_tf.errors import InputError, one_line
 
+ZIP = b"PK\x03\x04"
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 # Storages of these numbers are understood.
 DTYPES = {
@@ -42,6 +43,8 @@ class Tensor:
     def array(self, storages):
         """The tensor as an array, from {key: bytes}."""
         dtype, key = self.storage
+        if key not in storages:
+            raise InputError(f"it lacks the storage {key}")
         numbers = np.frombuffer(storages[key], dtype)
         last = self.offset + sum(
             (side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True)
@@ -49,7 +52,7 @@ class Tensor:
         if 0 in self.shape:
             return np.zeros(self.shape, dtype)
         if min((self.offset, *self.strides, *self.shape)) < 0 or last >= len(numbers):
-            raise ValueError("a tensor lies outside of its storage")
+            raise InputError("a tensor lies outside of its storage")
         strides = [stride * numbers.itemsize for stride in self.strides]
         return np.ndarray(self.shape, dtype, numbers, self.offset * numbers.itemsize, strides)
 
@@ -74,12 +77,12 @@ class Restricted(pickle.Unpickler):
         try:
             return ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+            raise InputError(f"it asks for {module}.{name}") from None
 
     def persistent_load(self, saved):
         kind, dtype, key = saved[:3]
         if kind != "storage" or (len(saved) > 5 and saved[5] is not None):
-            raise pickle.UnpicklingError("it has storages of an unknown kind")
+            raise InputError("it has storages of an unknown kind")
         return dtype, key
 
 
@@ -87,7 +90,7 @@ def read(path):
     """The dictionaries, lists and numbers in a file of `torch.save`, tensors as NumPy arrays.
 
     Raises:
-        InputError: no such file, or one that holds anything else.
+        InputError: no such file, a damaged one, or one that holds anything else.
     """
     try:
         with open(path, "rb") as file:
@@ -97,19 +100,28 @@ def read(path):
         return _with_arrays(content, storages)
     # A damaged pickle raises nearly anything.
     except Exception as error:
+        if isinstance(error, InputError):
+            why = error
+        elif isinstance(error, OSError):
+            why = error.strerror
+        else:
+            why = f"it is cut off or damaged ({one_line(error)})"
         raise InputError(
-            f"checkpoint must be a file of torch.save with tensors and plain values alone: "
-            f"{error or type(error).__name__}. Received: checkpoint={path}"
+            "checkpoint must be a file of torch.save with tensors and plain values alone: "
+            f"{why}. Received: checkpoint={path}"
         ) from error
 
 
 def _read_zip(file):
     with zipfile.ZipFile(file) as archive:
         names = set(archive.namelist())
-        (content,) = (name for name in names if name.endswith("/data.pkl"))
+        pickles = [name for name in names if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise InputError(f"it is a zip with {len(pickles)} data.pkl, and not with one")
+        (content,) = pickles
         folder = content.removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-            raise ValueError("it was written by a big-endian machine")
+            raise InputError("it was written by a big-endian machine")
         start = f"{folder}data/"
         storages = {
             name.removeprefix(start): archive.read(name) for name in names if name.startswith(start)
@@ -122,14 +134,24 @@ def _read_pickles(file):
     def load():
         return Restricted(file).load()
 
+    start = file.read(len(ZIP))
+    if not start:
+        raise InputError("it is empty")
+    if start == ZIP:
+        raise InputError("it is a zip that is cut off")
+    if start[:1] != pickle.PROTO:
+        raise InputError("it is neither a zip nor a pickle of torch.save")
+    file.seek(0)
     if load() != MAGIC or load() != PROTOCOL or not load()["little_endian"]:
-        raise ValueError("it is no checkpoint of PyTorch")
+        raise InputError("it is a pickle of something else, or of a big-endian machine")
     content, keys = load(), load()
     sizes = {key: np.dtype(dtype).itemsize for dtype, key in _storages(content)}
     storages = {}
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
         storages[key] = file.read(count * sizes[key])
+        if len(storages[key]) < count * sizes[key]:
+            raise InputError(f"it is cut off in the storage {key}")
     return content, storages
 
 

@@ -1,7 +1,9 @@
 """The authors' checkpoints become runs, to export, measure and train further, and back."""
 
+import io
 import os
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -11,12 +13,14 @@ from PIL import Image
 from reference import GOLDEN, SIZES, Golden, relative_error
 
 from amdim_tf import torch_file
+from amdim_tf.config import load_config
 from amdim_tf.convert import from_checkpoint, named_variables, to_checkpoint, to_content
 from amdim_tf.errors import InputError
 from amdim_tf.evaluate import evaluate
 from amdim_tf.export import export
-from amdim_tf.run_directory import load_model, read_class_names, run_config
-from amdim_tf.train import train
+from amdim_tf.files import write_json
+from amdim_tf.run_directory import RunDirectory, load_model, read_class_names, run_config
+from amdim_tf.train import build, train
 
 # What `torch.save` of PyTorch 2.15 made of these, in its new layout and with
 # _use_new_zipfile_serialization=False. The tensors of `strided` are views of one storage, `float`
@@ -150,25 +154,242 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     assert sorted(os.listdir()) == ["new.pth", "old.pth", "pickle.pth"]
 
 
-def test_bad_files_are_refused(tmp_path, monkeypatch):
-    whole = (GOLDEN / "32.pth").read_bytes()
-    path = tmp_path / "bad.pth"
-    for content in (b"", b"no checkpoint", whole[: len(whole) // 2], old_layout({})[:40]):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match="checkpoint must be a file of torch.save"):
-            from_checkpoint(path, tmp_path / "run")
-    with pytest.raises(InputError, match="No such file"):
-        from_checkpoint(tmp_path / "none.pth", tmp_path / "run")
-    path.write_bytes(old_layout({"weights": 1}))
-    with pytest.raises(InputError, match="must be one of AMDIM, with model.* lacks 'model'"):
-        from_checkpoint(path, tmp_path / "run")
+def rewritten(change):
+    """A golden checkpoint with the bytes of its zip's entries as `change` leaves them."""
+    with zipfile.ZipFile(GOLDEN / "32.pth") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return file.getvalue()
 
-    outside = torch_file.Tensor(("<f4", "0"), 2, (3,), (1,))
-    with pytest.raises(ValueError, match="outside of its storage"):
-        outside.array({"0": bytes(16)})
-    content = torch_file.read(GOLDEN / "32.pth")
-    content["hyperparams"]["ndf"] = 8
+
+def storage(entries):
+    return next(name for name in entries if name.endswith("/data/0"))
+
+
+ZIPPED, PICKLED = ((GOLDEN / name).read_bytes() for name in ("32.pth", "layouts_old.pth"))
+FILES = {
+    "nothing": (b"", "it is empty"),
+    "a page": (b"<html>404</html>", "it is neither a zip nor a pickle"),
+    "a pickle": (pickle.dumps({"model": 1}), "a pickle of something else"),
+    "half a zip": (ZIPPED[: len(ZIPPED) // 2], "it is a zip that is cut off"),
+    "a zip without its last bytes": (ZIPPED[:-5], "it is a zip that is cut off"),
+    "a damaged zip": (
+        ZIPPED[:600_000] + b"damaged" + ZIPPED[600_007:],
+        "it is cut off or damaged .Bad CRC-32",
+    ),
+    "a zip of something else": (rewritten(lambda x: (x.clear(), x.update(a=b"b"))), "0 data.pkl"),
+    "a short storage": (
+        rewritten(lambda x: x.update({storage(x): x[storage(x)][:-4]})),
+        "a tensor lies outside of its storage",
+    ),
+    "no storage": (rewritten(lambda x: x.pop(storage(x))), "it lacks the storage 0"),
+    "pickles cut in the first": (PICKLED[:9], "it is cut off or damaged"),
+    "pickles cut in the content": (PICKLED[:300], "it is cut off or damaged"),
+    "pickles cut in a storage": (PICKLED[:-3], "it is cut off in the storage"),
+    "a list": (old_layout([1, 2]), "with model, hyperparams, cursor. Received: a list of 2"),
+    "a number": (old_layout(5), "with model, hyperparams, cursor. Received: 5"),
+    "other names": (old_layout({"weights": 1}), "Received: a dictionary with .'weights'"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_bad_files_are_refused(case, tmp_path):
+    data, expected = FILES[case]
+    (tmp_path / "bad.pth").write_bytes(data)
+    refused(tmp_path / "bad.pth", tmp_path, expected)
+
+
+def refused(path, folder, expected):
+    """Tries to convert `path` to a run in `folder`, of which nothing may be left."""
+    with pytest.raises(InputError) as error:
+        from_checkpoint(path, folder / "run")
+    message = str(error.value)
+    assert re.search(expected, message), message
+    assert message.endswith(str(path)) and "\n" not in message
+    assert not (folder / "run").exists()
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    refused(tmp_path / "none.pth", tmp_path, "No such file")
+    refused(tmp_path, tmp_path, "Is a directory")
+    with pytest.raises(InputError, match="checkpoint must be a folder or file of this machine"):
+        from_checkpoint("gs://bucket/file.pth", tmp_path / "run")
+
+
+STEM = "encoder.module.layer_list.0.conv.weight"
+NORM = "encoder.module.layer_list.8.bn"
+UNUSED = "encoder.module.layer_list.4.bn"
+
+
+def changed(name, value):
+    """A change of a content's hyperparams or cursor."""
+
+    def change(content):
+        content["cursor" if name in content["cursor"] else "hyperparams"][name] = value
+        return content
+
+    return change
+
+
+def weights(name, change):
+    """A change of a content's weights called `name`."""
+
+    def changed(content):
+        content["model"][name] = change(content["model"][name])
+        return content
+
+    return changed
+
+
+def last(value, dtype="float32"):
+    """A change of the last number of an array."""
+
+    def change(array):
+        array = array.astype(dtype)
+        array.flat[-1] = value
+        return array
+
+    return change
+
+
+def without(*names):
+    def change(content):
+        for name in names:
+            (content if name in content else content["model"]).pop(name)
+        return content
+
+    return change
+
+
+CONTENTS = {
+    "a tensor": (lambda _: np.zeros((3, 2)), "Received: a tensor of shape .3, 2."),
+    "weights alone": (lambda x: x["model"], "Received: a dictionary with .'encoder.*conv.weight'"),
+    "no cursor": (without("cursor"), "with model, hyperparams, cursor. Received: a dict"),
+    "sizes as a list": (lambda x: x | {"hyperparams": [1]}, "hyperparams must be.* a list of 1"),
+    "few sizes": (lambda x: x | {"hyperparams": {"ndf": 16}}, "n_rkhs, n_depth.*with .'ndf'. in"),
+    "an empty cursor": (lambda x: x | {"cursor": {}}, "cursor must be a dictionary with info_step"),
+    "a tensor as model": (lambda x: x | {"model": np.zeros(2)}, "model.* a tensor of shape .2,."),
+    "lists as weights": (weights(STEM, np.ndarray.tolist), "tensors by name. Received: a list of"),
+    "no names": (lambda x: x | {"model": {1: np.ones(2)}}, "by name. Received: .* as 1 in"),
+    "a name too few": (without(f"{NORM}.bias"), f"Received: 1 .{NORM}.bias. lacking and none"),
+    "no first name": (without(STEM), f"Received: 1 .{STEM}. lacking and none unknown"),
+    "a name too many": (
+        lambda x: x | {"model": x["model"] | {"encoder.head": np.ones(2)}},
+        "Received: none lacking and 1 .encoder.head. unknown",
+    ),
+    "some names with a prefix": (
+        lambda x: (
+            x | {"model": {f"{'module.' * (k == STEM)}{k}": v for k, v in x["model"].items()}}
+        ),
+        f"Received: 1 .{STEM}. lacking",
+    ),
+    "another shape": (
+        weights(f"{NORM}.weight", lambda x: x[:-1]),
+        f"{NORM}.weight of shape .64,.. Received: .63,.",
+    ),
+    "another order": (weights(STEM, np.transpose), f"ndf.* be 3, the first side of {STEM}"),
+    "no shape": (
+        weights(STEM, lambda x: x.max(keepdims=True)[0, 0, 0, 0, ...]),
+        f"ndf.* be 0, the first side of {STEM}",
+    ),
+    "whole numbers": (weights(STEM, lambda x: x.astype(int)), f"{STEM}.* type. Received: int64"),
+    "NaN": (
+        weights(STEM, last(np.nan)),
+        f"{STEM} must be finite in float32. Received: 1 of 432.*nan",
+    ),
+    "infinity": (weights(f"{NORM}.bias", last(-np.inf)), f"{NORM}.bias must be finite.*-inf"),
+    "too large": (weights(STEM, last(1e39, "float64")), f"{STEM} must be finite.*1e.39"),
+    "NaN that is not used": (
+        weights(f"{UNUSED}.bias", last(np.nan)),
+        f"{UNUSED}.bias must be finite",
+    ),
+    "a negative variance": (
+        weights(f"{NORM}.running_var", last(-1e-7)),
+        f"{NORM}.running_var must not be negative. Received: -1.0.*e-07",
+    ),
+    "a negative count": (
+        weights(f"{NORM}.num_batches_tracked", last(-3, int)),
+        "num_batches_tracked must not be negative. Received: -3",
+    ),
+}
+NUMBERS = {
+    "encoder_size": (48, 32.0, True, "32", None, np.array(32), "must be 32, 64 or 128"),
+    "ndf": (0, -16, 16.0, True, 10**30, 17, "must be 16, the first side of"),
+    "n_rkhs": (2**62, -64, [64], "must be 64, the first side of"),
+    "n_depth": (10**9, 0, -1, 2.0, "must be 2, the layers in its blocks"),
+    "n_classes": (-1, 0, 11, float("inf"), "must be 10, the first side of"),
+    "use_bn": (0, None, "False", "must be True or False"),
+    "tclip": (np.nan, np.inf, -1.0, 1e39, 10**5000, True, "20", "must be finite and at least 0"),
+    "info_step": (
+        -5,
+        1.5,
+        True,
+        2**31,
+        np.nan,
+        None,
+        "must be a whole number from 0 to 2147483647",
+    ),
+    "classifier_epoch": (-1, "must be a whole number from 0 to 2147483647"),
+}
+for name, (*values, rule) in NUMBERS.items():
+    for i, value in enumerate(values):
+        CONTENTS[f"{name} {i}"] = changed(name, value), f"{name} of a checkpoint {rule}"
+
+
+@pytest.mark.parametrize("case", CONTENTS)
+def test_bad_contents_are_refused(case, tmp_path, monkeypatch):
+    change, expected = CONTENTS[case]
+    content = change(torch_file.read(GOLDEN / "32.pth"))
     monkeypatch.setattr(torch_file, "read", lambda path: content)
-    with pytest.raises(InputError, match="conv.weight should be .3, 3, 3, 8..* .3, 3, 3, 16."):
-        from_checkpoint("wide.pth", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    refused(tmp_path / "bad.pth", tmp_path, expected)
+
+
+def test_an_output_that_is_taken_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path):
+        with pytest.raises(InputError, match=f"output must be a new directory.*output={output}$"):
+            from_checkpoint(GOLDEN / "32.pth", output)
+    assert os.listdir(tmp_path) == ["file"]
+    for output in (tmp_path, tmp_path / "no" / "back.pth"):
+        with pytest.raises(InputError, match="output must be a file in an existing folder"):
+            to_checkpoint(tmp_path, output)
+
+
+def test_what_is_no_mistake_is_converted(tmp_path, monkeypatch, capsys):
+    """Prefixes of DataParallel, numbers of another precision, and what nobody reads."""
+    content = torch_file.read(GOLDEN / "32.pth")
+    expected = dict(content["model"])
+    own = named_variables(Golden(32).model())
+    content["model"] = {
+        f"module.module.{name}": x.astype("float64") if name in own else x
+        for name, x in expected.items()
+        if name in own or "running" in name  # without counts, as before PyTorch 0.4.1
+    }
+    content["optimizer"], content["hyperparams"]["dropout"] = {}, 0.1
+    content["hyperparams"]["tclip"] = 20
+    monkeypatch.setattr(torch_file, "read", lambda path: content)
+    from_checkpoint("parallel.pth", tmp_path / "run")
+    assert "parallel.pth was left out: optimizer, hyperparams.dropout." in capsys.readouterr().out
+    monkeypatch.undo()
+    for name, array in to_content(tmp_path / "run")["model"].items():
+        if name in own:
+            np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize("value, expected", [(np.nan, "finite.*nan"), (-1.0, "negative.*-1.0")])
+def test_a_run_without_finite_weights_is_not_written(value, expected, tmp_path):
+    config = load_config("cifar10")
+    config.update({"ndf": 4, "nrkhs": 16, "ndepth": 1})
+    model = build(config, 2, 1)
+    variance = model.encoder.bn1.moving_variance
+    variance.assign([*np.ones(15), value])
+    run = RunDirectory(tmp_path / "run", config)
+    write_json(run.path / "classes.json", ["a", "b"])
+    run.save(model, 7)
+    with pytest.raises(InputError) as error:
+        to_content(run.path)
+    pattern = f"{NORM}.running_var must .*{expected}.*workdir={run.path} at step 7$"
+    assert re.search(pattern, str(error.value)), error.value
