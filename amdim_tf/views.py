@@ -100,7 +100,7 @@ def reframe(images, size, policy, draws):
         rows = resampling(top, crop_height, size, height)
         columns = resampling(left, crop_width, size, width)
     else:
-        rows, columns = center_resampling(height, width, size)
+        images, rows, columns = central(images, size)
         moved = policy.geometry == "translate"
         moved = tf.cast(moved & (draws[2] < policy.translate_probability), tf.float32)
         shift = moved * (tf.floor(draws[:2] * (2 * TRANSLATION + 1)) - TRANSLATION)
@@ -173,7 +173,7 @@ def center(images, size):
     Returns:
         (B,size,size,3) float32 in [0, 255].
     """
-    rows, columns = center_resampling(tf.shape(images)[1], tf.shape(images)[2], size)
+    images, rows, columns = central(images, size)
     each = (1, tf.shape(images)[0], 1, 1)
     return resample(images, tf.tile(rows[None, None], each), tf.tile(columns[None, None], each))[0]
 
@@ -215,18 +215,36 @@ def resampling(start, length, size, pixels, low=None, high=None):
     return weights / tf.tensordot(weights, tf.ones([tf.shape(weights)[-1], 1]), 1)
 
 
-def center_resampling(height, width, size):
-    """Matrices (size,height), (size,width) of the test-time transform."""
-    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    short = float(SHORT_SIDE[size])
+def central(images, size):
+    """What the test-time transform takes of `images` (B,H,W,3), and the matrices it mixes it by.
 
-    def matrix(pixels):
-        resized = tf.floor(short * pixels / tf.minimum(height, width) + 1e-4)
-        scale = pixels / resized
-        start = tf.round((resized - size) / 2) * scale
-        return resampling(start, size * scale, size, pixels, tf.zeros_like(start), pixels)
+    The ends of a long image, which do not count, are left out: their matrix would be much larger
+    than the image.
 
-    return matrix(height), matrix(width)
+    Returns:
+        (pixels, rows, columns): (B,h,w,3), (size,h) and (size,w).
+    """
+    height, width = tf.unstack(tf.shape(images, tf.int64)[1:3])
+    short = SHORT_SIDE[size]
+    # The kernel reaches over less, in pixels of the resized image.
+    margin = 3 * short
+
+    def along(pixels):
+        resized = short * pixels // tf.minimum(height, width)
+        start = tf.cast(tf.round((resized - size) / 2), tf.int64)
+        skipped = tf.maximum(start - margin, 0)
+        first = skipped * pixels // resized
+        last = tf.minimum((start + size + margin) * pixels // resized + 1, pixels)
+
+        scale = tf.cast(pixels, tf.float32) / tf.cast(resized, tf.float32)
+        rest = tf.cast(skipped * pixels % resized / resized, tf.float32)
+        start = tf.cast(start - skipped, tf.float32) * scale + rest
+        low, high = tf.cast(-first, tf.float32), tf.cast(pixels - first, tf.float32)
+        return first, last, resampling(start, size * scale, size, last - first, low, high)
+
+    top, bottom, rows = along(height)
+    left, right, columns = along(width)
+    return images[:, top:bottom, left:right], rows, columns
 
 
 def reflected(size, shift):

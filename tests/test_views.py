@@ -1,6 +1,8 @@
 """Operations against torchvision's on PIL images, and the statistics of the draws."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,6 +66,110 @@ def test_center(golden):
     np.testing.assert_allclose(
         views.center(golden["images"][:, :32, :32], 32), golden["images"][:, :32, :32]
     )
+
+
+ORDINARY = ((1, 1), (32, 32), (50, 37), (500, 375), (37, 148), (148, 37), (3, 11), (1000, 300))
+LONG = ((5000, 3), (3, 5000), (300, 7), (1, 20_000), (9_999, 2), (12, 100))
+
+
+def whole_matrix(pixels, other, size, dtype):
+    """(size,pixels) of the test-time transform: the formula for images of any shape."""
+    short = views.SHORT_SIDE[size]
+    resized = dtype(short * pixels // min(pixels, other))
+    scale = dtype(pixels) / resized
+    start = np.round((resized - size) / 2) * scale
+    if dtype == np.float32:  # as the images of ordinary shape are resized since ever
+        low, high = tf.zeros_like(start), tf.constant(pixels, tf.float32)
+        return views.resampling(tf.constant(start), size * scale, size, pixels, low, high).numpy()
+    centers = start + (np.arange(size) + 0.5)[:, None] * scale
+    x = np.abs(np.arange(pixels) + 0.5 - centers) / max(scale, 1)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("height, width", ORDINARY)
+def test_an_image_of_ordinary_shape_is_resized_whole(height, width, size):
+    images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), "uint8")
+    pixels, rows, columns = views.central(images, size)
+    assert pixels.shape == images.shape
+    np.testing.assert_array_equal(rows, whole_matrix(height, width, size, np.float32))
+    np.testing.assert_array_equal(columns, whole_matrix(width, height, size, np.float32))
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("height, width", LONG)
+def test_of_a_long_image_the_middle_is_enough(height, width, size):
+    images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), "uint8")
+    pixels, *_ = views.central(images, size)
+    assert max(pixels.shape) < 9 * min(height, width) + 2
+    rows, columns = (
+        whole_matrix(*sides, size, np.float64) for sides in ((height, width), (width, height))
+    )
+    expected = np.einsum("sh,hwc,tw->stc", rows, np.float64(images[0]), columns, optimize=True)
+    expected = np.clip(expected, 0, 255)
+    ours = [views.center(images, size), compiled(views.center)(images, size)]
+    for geometry in ("none", "translate"):
+        policy = Policy(geometry, flip_probability=0.0, translate_probability=0.0)
+        for reframe in (views.reframe, compiled(views.reframe)):
+            ours += list(reframe(images, size, policy, draw((0, 0), 1)))
+    for each in ours:
+        np.testing.assert_allclose(each[0], expected, atol=2e-3)
+
+
+MEMORY = """
+import resource
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from amdim_tf import views
+from amdim_tf.preprocess import Preprocess
+
+prepare = Preprocess(128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+draws = views.draw((0, 0), 1)
+
+
+def crops(pixels):
+    policy = views.Policy("crop")
+    window, boxes = views.crop_boxes(draws, *tf.unstack(tf.shape(pixels)[:2]))
+    top, left, height, width = tf.unstack(window)
+    window = pixels[top : top + height, left : left + width]
+    return views.crop_one(window, boxes, 128, policy, draws)
+
+
+def frames(pixels):
+    return [views.reframe(pixels[None], 128, views.Policy(x), draws) for x in ("none", "translate")]
+
+
+functions = [
+    tf.function(crops),
+    tf.function(frames),
+    tf.function(lambda pixels: prepare(pixels[None])),
+    tf.function(lambda pixels: prepare.decode(tf.io.encode_png(pixels)[None])),
+]
+peaks = []
+for shape in ((50, 40), *(tuple(map(int, text.split("x"))) for text in sys.argv[1:])):
+    pixels = tf.fill((*shape, 3), tf.constant(77, tf.uint8))
+    for function in functions[: 4 if max(shape) <= 10**6 else 3]:
+        for value in tf.nest.flatten(function(pixels)):
+            assert np.ptp(value) < 1e-3
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(*peaks)
+"""
+
+
+def test_memory_is_bounded_by_the_pixels_whatever_the_shape():
+    shapes = ("1x1000000", "1000000x1", "1x33000000")
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, *shapes], capture_output=True, text=True, check=True
+    )
+    small, wide, high, huge = map(int, done.stdout.split())  # MiB
+    # Pixels of one byte and of four; matrices of 128 rows would take 500 MiB each.
+    assert wide - small < 100 and high - small < 100
+    assert huge - small < 33 * 3 * 5 + 200
 
 
 def test_translation_reflects(golden, parameters):
