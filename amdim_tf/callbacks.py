@@ -212,14 +212,15 @@ class BadImages(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.path and self.path.exists():  # those of an earlier start count, too
-            for name in os.fsdecode(self.path.read_bytes()).splitlines():
-                self.failures.add(name)
+            for line in os.fsdecode(self.path.read_bytes()).splitlines():
+                name, _, why = line.partition("\t")
+                self.failures.add(name, why)
 
     def on_train_batch_end(self, batch, logs=None):
-        names = self.failures.names
-        if self.path and len(names) > self.named:
-            write_text(self.path, "".join(f"{name}\n" for name in names))
-            self.named = len(names)
+        reasons = self.failures.reasons
+        if self.path and len(reasons) > self.named:
+            write_text(self.path, "".join(f"{name}\t{why}\n" for name, why in reasons.items()))
+            self.named = len(reasons)
         self.failures.check()
 
 

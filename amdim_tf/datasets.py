@@ -13,10 +13,11 @@ import tensorflow_datasets as tfds
 
 from amdim_tf.array_records import in_array_records
 from amdim_tf.config import known_configs, nearest
+from amdim_tf.decoding import decode, plausible, reason
 from amdim_tf.errors import InputError, one_line
+from amdim_tf.exif import orientation
 from amdim_tf.files import printable, readable
 from amdim_tf.folders import EXTENSIONS, PassedOver, images_in, subfolders, walk
-from amdim_tf.preprocess import decode, plausible
 from amdim_tf.splits import LABEL, Split, in_files, in_memory
 
 PHOTOGRAPHS = (
@@ -67,19 +68,24 @@ class Failures:
 
     def __init__(self, images, allowed):
         self.images, self.allowed = images, allowed
-        self._names, self._lock = {}, threading.Lock()
+        self._reasons, self._lock = {}, threading.Lock()
 
     @property
     def names(self):
-        with self._lock:
-            return list(self._names)
+        return list(self.reasons)
 
-    def add(self, name):
+    @property
+    def reasons(self):
+        """{name: why it could not be used}."""
+        with self._lock:
+            return dict(self._reasons)
+
+    def add(self, name, why):
         """Notes that the image `name` is bad, unless that is known."""
         with self._lock:
-            if name not in self._names and len(self._names) < SHOWN:
-                print(f"Skipped a bad image: {name}", file=sys.stderr, flush=True)
-            self._names[name] = True
+            if name not in self._reasons and len(self._reasons) < SHOWN:
+                print(f"Skipped a bad image: {printable(name)}: {why}", file=sys.stderr, flush=True)
+            self._reasons.setdefault(name, why)
 
     def check(self):
         """Raises `InputError` if more images are bad than are allowed to be."""
@@ -88,7 +94,7 @@ class Failures:
             raise InputError(
                 f"bad_images={self.allowed:g} is the part of the {self.images} training images "
                 f"that may be bad. Received: {len(names)} that cannot be decoded or have no valid "
-                f"label, first {', '.join(names[:5])}"
+                f"label, first {', '.join(map(printable, names[:5]))}"
             )
 
 
@@ -123,10 +129,19 @@ class Data:
     def lose(self, records):
         """Tells `failures` of bad images, by an array of their records (N,)."""
         for record in records:
-            self.failures.add(self.name(record))
+            name = self.name(record)
+            if name not in self.failures.reasons:
+                self.failures.add(name, self._why(record))
+
+    def _why(self, record):
+        try:
+            contents = self.read(tf.constant(record)).numpy()
+        except tf.errors.OpError:
+            return "it cannot be read"
+        return reason(contents) or "another shape than the others', or no valid label"
 
     def decode_window(self, record, boxes_of):
-        """The part of an image that its crops cover; of a JPEG, the rest is not decoded.
+        """The part of an image that its crops cover; of a JPEG, if upright, no more is decoded.
 
         Args:
             record: of the image.
@@ -148,7 +163,8 @@ class Data:
             top, left, height, width = tf.unstack(window)
             return image[top : top + height, left : left + width], boxes
 
-        return tf.cond(tf.io.is_jpeg(contents), of_jpeg, of_other)
+        upright = tf.io.is_jpeg(contents) & (orientation(contents) == 1)
+        return tf.cond(upright, of_jpeg, of_other)
 
 
 def load(config, data_dir=None):

@@ -9,7 +9,7 @@ checkpoints/    weights, optimiser, metrics so far and random state, see `amdim_
 starts.jsonl    when, at which step, by what command and with which versions training started
 encoder.keras   the encoder for Keras
 export/1/       the encoder for TF Serving
-bad_images.txt  names of images that could not be used, if any
+bad_images.txt  names of images that could not be used, if any, and why, behind a tab
 result.json     accuracies and how they were obtained; written last
 """
 

@@ -295,7 +295,8 @@ def test_runs_whose_test_images_are_bad(good, tmp_path, capfd):
     run = tmp_path / "run"
     result = train(config, run, str(tmp_path))
     names = (run / "bad_images.txt").read_bytes().splitlines()
-    assert len(names) == 3 - good and any(name.endswith(b"/\xff.png") for name in names)
+    assert len(names) == 3 - good and all(line.endswith(b"\tno image") for line in names)
+    assert any(b"/\xff.png\t" in line for line in names)
     if good:
         assert set(result["accuracy"]) == set(ROWS) and not result["missing"]
         assert set(result["notes"].values()) == {"1 test images"}
