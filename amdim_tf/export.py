@@ -26,7 +26,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.files import local, sync, sync_all, write_json, write_text
 from amdim_tf.lock import locked
 from amdim_tf.model_card import model_card
-from amdim_tf.preprocess import Preprocess, some
+from amdim_tf.preprocess import Preprocess, finite, some
 from amdim_tf.run_directory import (
     METADATA,
     environment,
@@ -159,7 +159,7 @@ def signatures(model, config, class_names, compiled=False):
 
     def normalized(images):
         # Without this an image of a wrong shape can abort the server.
-        return features(some(tf.ensure_shape(images, (None, size, size, 3))))
+        return features(finite(some(tf.ensure_shape(images, (None, size, size, 3)))))
 
     def classify(images):
         logits = model.probes(f1_of(preprocess(images)))

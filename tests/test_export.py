@@ -154,6 +154,20 @@ def test_malformed_requests_do_no_harm(exported):
         np.testing.assert_allclose(answer[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_images_that_are_not_finite_have_no_features(number, exported):
+    _, config, folder = exported
+    images = np.zeros((2, config.image_size, config.image_size, 3), "float32")
+    images[1, 3, 4, 0] = number
+    (error,) = serve(folder, [call_of(folder, "normalized", images)])
+    assert "images must be of finite numbers" in error
+
+
+def call_of(folder, name, images):
+    signature = self_check.read_graph(folder).signature_def[name]
+    return self_check.call(signature, {"images": images})
+
+
 def test_a_version_carries_what_a_server_and_people_need(exported):
     model, config, folder = exported
     records = tf.data.TFRecordDataset(str(folder / self_check.WARMUP)).as_numpy_iterator()
@@ -183,7 +197,7 @@ def test_versions_count_up_and_stay(exported, tmp_path):
     assert not (tmp_path / "8" / "rest").exists()
     assert all(path.read_bytes() == content for path, content in before.items())
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="output must be a folder"):
+    with pytest.raises(InputError, match="output cannot be used: .*Received: output="):
         export(model, config, tmp_path / "file")
 
 

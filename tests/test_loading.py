@@ -143,6 +143,22 @@ def test_preprocess_is_the_test_time_transform(saved, tmp_path):
             layer(np.zeros(shape, "uint8"))
 
 
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [(0, 1, "0..255"), (-1, 1, "0..255"), (0.5, 0.5, "0..255"), (0, np.nan, "finite numbers")],
+)
+def test_floats_of_another_range_are_refused(low, high, expected):
+    layer = Preprocess(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    images = np.full((2, 40, 50, 3), low, "float32")
+    images[1, 20, 20] = high
+    for dtype in ("float32", "float16", "float64"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
+            layer(images.astype(dtype))
+    assert np.isfinite(layer(np.zeros((2, 40, 50, 3)))).all()
+    pixels = GENERATOR.integers(0, 2, (2, 40, 50, 3))  # nearly black, and right
+    np.testing.assert_array_equal(layer(pixels.astype("uint8")), layer(pixels))
+
+
 def test_the_examples_of_the_readme(saved):
     """A classifier on frozen features, then fine-tuning; classes differ in brightness."""
     _, (run, *_) = saved
