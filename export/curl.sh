@@ -2,8 +2,12 @@
 # A model server by curl: curl.sh http://localhost:8501 IMAGE [labels/canary | versions/2]
 # It answers in JSON: the state of its versions, the signatures, and f1 of the image.
 set -euo pipefail
-model=${1:?the address of the server, as http://localhost:8501}/v1/models/amdim
-image=$(base64 < "${2:?an image file}" | tr -d '\n')
+if [ -z "${1:-}" ] || [ -z "${2:-}" ]; then
+    echo "curl.sh needs a server and an image, as in: curl.sh http://localhost:8501 cat.jpg" >&2
+    exit 2
+fi
+model=$1/v1/models/amdim
+image=$(base64 < "$2" | tr -d '\n')
 version=$model${3:+/$3}
 
 ask() {

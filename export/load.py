@@ -3,9 +3,11 @@
     python export/load.py --grpc=localhost:8500 --concurrency=8 --seconds=10 --batch=1 IMAGE...
     python export/load.py --rest=http://localhost:8501 --label=canary --json=FILE IMAGE...
 
-Each of `concurrency` threads sends its next request when its last is answered.
+Each of `concurrency` threads sends its next request when its last is answered. None is sent again:
+what a busy server refuses counts as an error.
 """
 
+import functools
 import itertools
 import json
 import pathlib
@@ -24,18 +26,22 @@ def measure(embed, files, concurrency, seconds, batch):
 
     Args:
         embed: sends a list of bytes as one request, see `client.embedder`.
-        files: the image files, bytes, which are sent in turn.
+        files: the image files, bytes, which are sent in turn; at least one.
         concurrency: requests under way at any time.
         seconds: a number.
-        batch: images per request.
+        batch: images per request, at least one.
 
     Returns:
         A dictionary for JSON: `requests_per_second`, `images_per_second`, `latency_ms` with
-        percentiles of the requests that were answered, `errors`, a count, and `first_error`.
+        percentiles of the requests that were answered in time, `errors`, a count of those that
+        failed, be it later, and `first_error`.
 
     Raises:
-        ServingError: the very first request is refused, or none is answered in time.
+        ServingError: no images, the very first request is refused, or none is answered in time.
     """
+    if not files or batch < 1:
+        received = f"{len(files)} files, batch={batch}"
+        raise client.ServingError(f"A request must hold at least one image. Received: {received}")
     embed(list(itertools.islice(itertools.cycle(files), batch)))
     start = time.perf_counter() + seconds / 10
     end = start + seconds
@@ -49,16 +55,18 @@ def measure(embed, files, concurrency, seconds, batch):
                 failure = None
             except client.ServingError as error:
                 failure = str(error)
-            if start <= (answered := time.perf_counter()) < end:
-                if failure:
-                    errors.append(failure)
-                else:
-                    latencies.append(answered - sent)
+            answered = time.perf_counter()
+            # A server that hangs fails the requests after the end.
+            if failure and start <= answered:
+                errors.append(failure)
+            elif not failure and start <= answered < end:
+                latencies.append(answered - sent)
 
     with futures.ThreadPoolExecutor(concurrency) as pool:
         list(pool.map(work, range(concurrency)))
     if not latencies:
-        raise client.ServingError(f"No request was answered in {seconds} s")
+        failed = f"; {len(errors)} failed, the first: {errors[0]}" if errors else ""
+        raise client.ServingError(f"No request was answered in {seconds} s{failed}")
     rate = len(latencies) / seconds
     return {
         "requests_per_second": rate,
@@ -83,7 +91,8 @@ def main():
         parser.error("concurrency, seconds and batch must be positive")
     try:
         files = [pathlib.Path(path).read_bytes() for path in arguments.images]
-        result = load | measure(client.embedder(arguments), files, **load)
+        embed = functools.partial(client.embedder(arguments), retry=False)
+        result = load | measure(embed, files, **load)
         if arguments.json:
             arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     except (OSError, client.ServingError) as error:

@@ -21,15 +21,26 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc as service
 
 PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(/metadata|:predict)?")
 GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
-HTTP_CODES = {tf.errors.INVALID_ARGUMENT: 400, tf.errors.NOT_FOUND: 404}
+HTTP_CODES = {
+    tf.errors.INVALID_ARGUMENT: 400,
+    tf.errors.NOT_FOUND: 404,
+    tf.errors.RESOURCE_EXHAUSTED: 429,
+    tf.errors.UNAVAILABLE: 503,
+}
 
 
 class Double(service.PredictionServiceServicer):
-    """The versions in `folder`, and {label: version}."""
+    """The versions in `folder`, and {label: version}.
+
+    Attributes:
+        requests: a count.
+        refusals: list of `tf.errors.OpError`, with which the next requests are refused.
+    """
 
     def __init__(self, folder, labels):
         self.loaded = {int(path.name): load(path) for path in folder.iterdir()}
         self.labels = labels
+        self.requests, self.refusals = 0, []
 
     def version(self, spec):
         """The version that a ModelSpec asks for: by number, by label, or the latest."""
@@ -44,6 +55,9 @@ class Double(service.PredictionServiceServicer):
 
     def predict(self, request):
         """A PredictResponse to a PredictRequest; raises `tf.errors.OpError`."""
+        self.requests += 1
+        if self.refusals:
+            raise self.refusals.pop(0)
         session, signatures = self.loaded[self.version(request.model_spec)]
         signature = signatures[request.model_spec.signature_name]
         fed = {signature.inputs[key].name: tf.make_ndarray(x) for key, x in request.inputs.items()}
@@ -120,19 +134,45 @@ def rest_handler(double):
     return Handler
 
 
+def answerer(code, kind, body):
+    """The class of handlers through which an HTTPServer answers each POST alike."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    return Handler
+
+
+@contextlib.contextmanager
+def http_server(handler):
+    """The address of an HTTPServer that runs while in context."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @contextlib.contextmanager
 def serve(folder, labels):
-    """Serves a `Double` while in context, at two addresses: for gRPC and for REST."""
+    """Serves while in context: two addresses, for gRPC and for REST, and the `Double`."""
     double = Double(folder, labels)
     by_grpc = grpc.server(futures.ThreadPoolExecutor(8))
     service.add_PredictionServiceServicer_to_server(double, by_grpc)
     port = by_grpc.add_insecure_port("127.0.0.1:0")
     by_grpc.start()
-    by_rest = http.server.ThreadingHTTPServer(("127.0.0.1", 0), rest_handler(double))
-    threading.Thread(target=by_rest.serve_forever).start()
     try:
-        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{by_rest.server_port}"
+        with http_server(rest_handler(double)) as by_rest:
+            yield f"127.0.0.1:{port}", by_rest, double
     finally:
-        by_rest.shutdown()
-        by_rest.server_close()
         by_grpc.stop(None)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import double
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 from google.protobuf import text_format
 from PIL import Image
@@ -39,16 +40,24 @@ NOWHERE = "127.0.0.1:1"
 
 
 class Server(NamedTuple):
-    """Two addresses, and what versions 1 and 2 give for `FILES`, if it is the double."""
+    """Two addresses, and of the double, itself and what its versions 1 and 2 give for `FILES`."""
 
     grpc: str
     rest: str
+    double: double.Double | None
     features: dict | None
 
     def embed_both(self, files, **version):
         """f1 by gRPC and by REST."""
         by_grpc = client.embed_grpc(self.grpc, files, **version)
         return by_grpc, client.embed_rest(self.rest, files, **version)
+
+    def clients(self):
+        """Both clients, as functions of files, by the names of the protocols."""
+        return {
+            "grpc": functools.partial(client.embed_grpc, self.grpc),
+            "rest": functools.partial(client.embed_rest, self.rest),
+        }
 
     def refuses(self, message, files, **version):
         """Both clients raise an error of one line."""
@@ -72,7 +81,7 @@ BROKEN = FILES[0][:2000]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     if "TFSERVING_GRPC" in os.environ or "TFSERVING_REST" in os.environ:
-        yield Server(os.environ["TFSERVING_GRPC"], os.environ["TFSERVING_REST"], None)
+        yield Server(os.environ["TFSERVING_GRPC"], os.environ["TFSERVING_REST"], None, None)
         return
     folder, config = tmp_path_factory.mktemp("versions"), small_config()
     images = Preprocess(config.image_size, config.mean, config.std).decode(FILES)
@@ -81,8 +90,8 @@ def server(tmp_path_factory):
         model = build_model(config, 0)
         export(model, config, folder, version)
         features[version] = model.features(images)["f1"].numpy()
-    with double.serve(folder, LABELS) as addresses:
-        yield Server(*addresses, features)
+    with double.serve(folder, LABELS) as served:
+        yield Server(*served, features)
 
 
 @pytest.fixture
@@ -169,6 +178,133 @@ def test_without_a_server_there_is_a_sentence(paths, monkeypatch, address):
             run_here(module, monkeypatch, address, "missing.png")
 
 
+def test_an_empty_batch_is_never_sent():
+    """Nor is a server looked for: there is none, and no other error."""
+    for embed in (client.embed_grpc, client.embed_rest):
+        for nothing in ([], (), np.array([], object), iter(())):
+            with pytest.raises(client.ServingError) as caught:
+                embed(NOWHERE, nothing)
+            assert str(caught.value) == "files must hold at least one image. Received: none"
+    for files, batch in (([], 1), ([b"1"], 0)):
+        with pytest.raises(client.ServingError, match=f"{len(files)} files, batch={batch}"):
+            load.measure(pytest.fail, files, concurrency=1, seconds=0.1, batch=batch)
+
+
+def test_an_image_without_bytes_is_sent(server):
+    server.refuses("An image must be a whole JPEG", [b""])
+
+
+BUSY = {
+    "threads": tf.errors.ResourceExhaustedError(None, None, "Server Threadpool Exhausted"),
+    "queue": tf.errors.UnavailableError(None, None, "The batch scheduling queue is full"),
+}
+
+
+@pytest.mark.parametrize("busy", BUSY)
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_busy_server_is_asked_again(server, against_the_double, monkeypatch, protocol, busy):
+    pauses = []
+    monkeypatch.setattr(client.time, "sleep", pauses.append)
+    monkeypatch.setattr(client.random, "uniform", lambda least, most: least + most)
+    embed, asked = server.clients()[protocol], server.double.requests
+    server.double.refusals += 8 * [BUSY[busy]]
+    np.testing.assert_allclose(embed(FILES), server.features[2], atol=1e-5)
+    assert server.double.requests == asked + 9
+    np.testing.assert_allclose(pauses, [0.1, 0.2, 0.4, 0.8, 1.6, 3, 3, 3])
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_server_that_stays_busy(server, against_the_double, monkeypatch, protocol):
+    monkeypatch.setattr(client, "TIMEOUT", 1)
+    embed, asked = server.clients()[protocol], server.double.requests
+    server.double.refusals += 1000 * [BUSY["threads"]]
+    start = time.monotonic()
+    with pytest.raises(client.ServingError) as caught:
+        embed(FILES)
+    message = r"\S+ answers (RESOURCE_EXHAUSTED|HTTP 429): Server Threadpool Exhausted"
+    assert re.fullmatch(rf"{message} \(also after \d\.\d s of retries\)", str(caught.value))
+    assert time.monotonic() - start < 5
+    assert 2 <= server.double.requests - asked < 1000
+    asked = server.double.requests
+    with pytest.raises(client.ServingError, match=f"^{message}$"):
+        embed(FILES, retry=False)
+    assert server.double.requests == asked + 1
+    server.double.refusals.clear()
+
+
+def test_other_errors_are_not_asked_again(server, against_the_double):
+    for embed in server.clients().values():
+        asked = server.double.requests
+        with pytest.raises(client.ServingError, match="An image must be a whole JPEG"):
+            embed([b"no image"])
+        assert server.double.requests == asked + 1
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "code, kind, body, expected",
+    [
+        (400, "application/json", {"error": 'JSON Value: {\n  "a": 1\n}\tIs not object'}, None),
+        (400, "application/json", {"error": f"JSON Value: {LONG} Is not object"}, None),
+        (404, "application/json", {"error": "é"}, "é"),
+        (400, "application/json", {"error": "no\n\t [[{{node a}}]]\n\t [[b]]"}, "no"),
+        (403, "application/json", {"error": {"why": "so"}}, '{"why": "so"}'),
+        (403, "application/json", {"message": "so"}, '{"message": "so"}'),
+        (403, "application/json", ["so"], '["so"]'),
+        (500, "application/json", {"error": ""}, '{"error": ""}'),
+        (500, "application/json", {"error": "\x1b\ud800"}, "\ufffd\ufffd"),
+        (500, "application/json", b'{"error": "so', '{"error": "so'),
+        (502, "text/html", b"<html><style>a</style>\n<p>Bad &amp; so</html>", "Bad & so"),
+        (502, "text/html; charset=latin-1", "<p>für</p>".encode("latin-1"), "für"),
+        (502, "text/plain; charset=none", b"so", "so"),
+        (502, "text/html; charset=hex", b"<b>so</b>", "so"),
+        (413, "text/plain", b"Too\r\nlarge\r\n", "Too large"),
+        (500, "text/plain", b"", "it gives no reason"),
+        (500, "text/html", b"<html></html>", "it gives no reason"),
+        (500, "application/json", b"\x00\x01", "2 bytes that are no text"),
+        (500, "image/png", FILES[0], f"{len(FILES[0])} bytes that are no text"),
+        (200, "text/html", b"<h1>Log in</h1>", "Log in"),
+        (200, "application/json", {"error": "so"}, "so"),
+        (200, "application/json", {"predictions": [[1], [1, 2]]}, '{"predictions": [[1], [1, 2]]}'),
+        (200, "application/json", [], "[]"),
+    ],
+)
+def test_reasons_are_complete(code, kind, body, expected):
+    if not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+    handler = double.answerer(code, kind, body)
+    with double.http_server(handler) as address, pytest.raises(client.ServingError) as caught:
+        client.embed_rest(address, FILES)
+    start, reason = str(caught.value).split(": ", 1)
+    assert f"{start}: " == f"{address} answers HTTP {code}: ", caught.value
+    assert reason.isprintable() and len(reason) < 600
+    if expected is None:
+        assert reason.startswith("JSON Value: ") and reason.endswith(" Is not object")
+    else:
+        assert reason == expected
+
+
+@pytest.mark.parametrize("code", [429, 503, 500])
+def test_a_busy_proxy(monkeypatch, code):
+    monkeypatch.setattr(client, "TIMEOUT", 0.5)
+    handler = double.answerer(code, "text/html", b"<p>Server Threadpool Exhausted</p>")
+    message = r"Exhausted \(also after \d\.\d s of retries\)$"
+    with (
+        double.http_server(handler) as address,
+        pytest.raises(client.ServingError, match=message),
+    ):
+        client.embed_rest(address, FILES)
+
+
+def test_reasons_by_grpc(server, against_the_double):
+    why = "JSON Value: {\n  so\n}\n\t [[{{node a}}]]"
+    server.double.refusals.append(tf.errors.InvalidArgumentError(None, None, why))
+    with pytest.raises(client.ServingError, match=r" INVALID_ARGUMENT: JSON Value: \{ so \}$"):
+        client.embed_grpc(server.grpc, FILES)
+
+
 def test_the_wrong_port(server):
     with pytest.raises(client.ServingError, match="is it the port for gRPC"):
         client.embed_rest(f"http://{server.grpc}", FILES)
@@ -215,6 +351,30 @@ def test_load_counts_errors_apart(server, paths, monkeypatch, capsys):
         run_here(load, monkeypatch, f"--grpc={server.grpc}", "--concurrency=0", paths[0])
 
 
+def test_load_does_not_ask_again(server, against_the_double, paths, monkeypatch):
+    server.double.refusals.append(BUSY["threads"])
+    with pytest.raises(SystemExit, match="RESOURCE_EXHAUSTED: Server Threadpool Exhausted$"):
+        run_here(load, monkeypatch, f"--grpc={server.grpc}", paths[0])
+    assert not server.double.refusals
+
+
+def test_load_counts_what_fails_after_the_end():
+    """As requests do that hang: two threads, of which one waits for longer than is measured."""
+    hanging = iter([False, True])
+
+    def embed(files):
+        if next(hanging, False):
+            time.sleep(0.6)
+            raise client.ServingError("too late")
+        time.sleep(0.01)
+
+    result = load.measure(embed, FILES, concurrency=2, seconds=0.3, batch=1)
+    assert result["errors"] == 1 and result["first_error"] == "too late"
+    hanging = iter([False, True, True])
+    with pytest.raises(client.ServingError, match="^No request .*; 2 failed, the first: too late"):
+        load.measure(embed, FILES, concurrency=2, seconds=0.3, batch=1)
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
 def test_curl(server, paths):
     def curl(*arguments):
@@ -233,6 +393,10 @@ def test_curl(server, paths):
     done = curl(paths[-1])
     assert done.returncode == 22 and "error" in json_documents(done.stdout)[-1]
     assert curl("missing.png").returncode == 1
+    for arguments in ((), ("",)):
+        done = curl(*arguments)
+        assert done.returncode == 2 and done.stdout == ""
+        assert re.fullmatch("curl.sh needs a server and an image, as in: .*\n", done.stderr)
 
 
 def json_documents(text):
