@@ -114,13 +114,12 @@ def embed_rest(address, files, label=None, version=None, retry=True):
             raise ServingError(message) from error
         except (OSError, ValueError) as error:
             raise ServingError(f"{address} does not answer as a model server: {error}") from error
+        if code == 200:
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                return np.array(json.loads(text)["predictions"], "float32")
         message = f"{address} answers HTTP {code}: {reason(text)}"
-        if code in (429, 503) or "Server Threadpool Exhausted" in message:
-            raise BusyError(message)
-        try:
-            return np.array(json.loads(text)["predictions"], "float32")
-        except (ValueError, LookupError, TypeError) as error:
-            raise ServingError(message) from error
+        busy = code in (429, 503) or "Server Threadpool Exhausted" in message
+        raise (BusyError if busy else ServingError)(message)
 
     return while_busy(ask, retry)
 
