@@ -50,7 +50,7 @@ def export(model, config, folder, version=None, class_names=(), result=None, com
     Signatures, with dictionaries of these names in and out:
         serving_default: `images` uint8 (N,H,W,3), any size, prepared as at test time -> `f1`
             (N,nrkhs) float32.
-        encoded: `bytes` string (N), JPEG, PNG, BMP or the first frame of a GIF -> `f1`.
+        encoded: `bytes` string (N), image files as `decoding.decode` takes them -> `f1`.
         normalized: `images` float32 (N,S,S,3), normalised -> `f1`, `f5` (N,5,5,c), `f7`
             (N,7,7,c), and of AMDIM the embeddings `r1` (N,nrkhs), `r5` (N,5,5,nrkhs), `r7`.
         classify, if there are classes: `images` uint8 (N,H,W,3) -> `linear_logits`,

@@ -40,8 +40,9 @@ Image features learned without labels by Augmented Multiscale Deep InfoMax (arXi
 {command.markdown(lines)}
 
 N is the number of images, at least 1. `images` in uint8 may be of any height and width, up to
-{MAX_PIXELS} pixels; `bytes` are JPEG, PNG, BMP, or GIF, of which the first frame counts. f1 is the
-representation; r1, r5 and r7 are the embeddings that the objective scores.
+{MAX_PIXELS} pixels; `bytes` are JPEG, PNG, WebP, BMP, or GIF, of which the first frame counts. A
+JPEG is turned as its Exif orientation says. f1 is the representation; r1, r5 and r7 are the
+embeddings that the objective scores.
 
 ## Training
 

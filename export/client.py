@@ -44,8 +44,8 @@ def embed_grpc(address, files, label=None, version=None, retry=True):
 
     Args:
         address: host and port, as `localhost:8500`.
-        files: list of bytes, each a JPEG, PNG, BMP, or GIF, of which the first frame counts; at
-            least one.
+        files: list of bytes, each a JPEG, PNG, WebP, BMP, or GIF, of which the first frame counts;
+            at least one.
         label, version: which version to ask, by either; the server's latest if neither is given.
         retry: ask a busy server again, until it answers or 30 s are over.
 
@@ -215,7 +215,7 @@ def argument_parser(description):
     version = parser.add_mutually_exclusive_group()
     version.add_argument("--label", help="of the version to ask; the latest version by default")
     version.add_argument("--version", type=int, help="number of the version to ask")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, GIF or BMP")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, GIF or BMP")
     return parser
 
 

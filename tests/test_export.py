@@ -96,10 +96,17 @@ def test_files_of_every_kind_are_decoded(exported):
     moving, colours = io.BytesIO(), Image.fromarray(pixels).quantize(16)
     colours.save(moving, "GIF", save_all=True, append_images=[colours.rotate(90)])
     files = [encode(pixels, kind) for kind in ("JPEG", "PNG", "GIF", "BMP")]
-    files += [moving.getvalue(), encode(np.asarray(gray), "PNG")]
+    files += [moving.getvalue(), encode(np.asarray(gray), "PNG"), encode(pixels, "WEBP")]
+    upright = [tf.io.decode_image(file, 3, expand_animations=False) for file in files]
+    turned, exif, few = io.BytesIO(), Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(turned, "JPEG", exif=exif)
+    colours.save(few, "BMP")
+    files += [turned.getvalue(), few.getvalue()]
+    upright += [np.rot90(upright[0], -1), np.asarray(colours.convert("RGB"))]
     outputs = encoded(bytes=tf.constant(files))["f1"]
-    for file, output in zip(files, outputs, strict=True):
-        decoded = tf.io.decode_image(file, 3, expand_animations=False)[None]
+    for decoded, output in zip(upright, outputs, strict=True):
+        decoded = np.asarray(decoded)[None]
         np.testing.assert_allclose(output[None], f1_of(model, config, decoded), atol=1e-5)
     np.testing.assert_allclose(outputs[1], outputs[3], atol=1e-5)  # neither loses anything
 
