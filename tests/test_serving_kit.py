@@ -4,6 +4,7 @@ Clients ask the model server at `TFSERVING_GRPC` and `TFSERVING_REST` if these a
 serves an export of this version; else a loopback double of a server, see `double.py`.
 """
 
+import functools
 import importlib
 import io
 import json
