@@ -41,7 +41,6 @@ from amdim_tf.run_directory import (
 FLAGS = flags.FLAGS
 DTYPES = tuple(self_check.TOLERANCES)
 XLA_PREFIX = "python-xla-"
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def export(model, config, folder, version=None, class_names=(), result=None, compiled=False):
@@ -229,10 +228,10 @@ def write_warmup(examples, path):
 
 def batching_parameters():
     """How a server joins requests to batches, as TF Serving's BatchingParameters."""
-    lines = [f"max_batch_size {{ value: {BATCH_SIZES[-1]} }}"]
-    lines += [f"allowed_batch_sizes: {size}" for size in BATCH_SIZES]
-    lines += ["batch_timeout_micros { value: 2000 }", "max_enqueued_batches { value: 100 }"]
-    return "\n".join(lines) + "\n"
+    # Without `allowed_batch_sizes`: to fill a batch up to one of them a server copies the first
+    # image of the last request, and if that request is empty, the process ends.
+    sizes = {"max_batch_size": 64, "batch_timeout_micros": 2000, "max_enqueued_batches": 100}
+    return "".join(f"{name} {{ value: {size} }}\n" for name, size in sizes.items())
 
 
 def main():

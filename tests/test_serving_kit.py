@@ -421,6 +421,9 @@ def test_model_config():
 def test_batching_config():
     text = (KIT / "batching.config").read_text()
     assert text.endswith(batching_parameters())
+    assert "max_batch_size { value: 64 }\n" in batching_parameters()
+    # With these an empty request that is the last of its batch ends the server.
+    assert "\nallowed_batch_sizes" not in text
     # No package has the message BatchingParameters, which would parse it.
     field = r'(\w+)(?:: \d+| \{ value: (?:\d+|"\w+") \})'
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
@@ -428,7 +431,6 @@ def test_batching_config():
         "num_batch_threads",
         "thread_pool_name",
         "max_batch_size",
-        "allowed_batch_sizes",
         "batch_timeout_micros",
         "max_enqueued_batches",
     }
