@@ -7,6 +7,7 @@ serves an export of this version; else a loopback double of a server, see `doubl
 import functools
 import importlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -29,8 +30,10 @@ from tensorflow_serving.config import model_server_config_pb2
 from test_export import small_config
 
 from amdim_tf.export import batching_parameters, export
+from amdim_tf.files import write_json
 from amdim_tf.model import build_model
 from amdim_tf.preprocess import Preprocess
+from amdim_tf.run_directory import environment
 
 KIT = pathlib.Path(__file__).parent.parent / "export"
 sys.path.append(str(KIT))
@@ -436,25 +439,81 @@ def test_batching_config():
     }
 
 
-def test_containers(server, tmp_path):
-    """The script and the compose file start the same server, whose health can be asked."""
-    (service,) = yaml.safe_load((KIT / "compose.yml").read_text())["services"].values()
-    docker = tmp_path / "docker"
-    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    docker.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [KIT / "serve.sh", "."],
+def write_version(folder, number, tensorflow):
+    """Of an export, what tells which TensorFlow wrote it."""
+    (folder / f"{number}/assets.extra").mkdir(parents=True)
+    metadata = {"class_names": ['"tensorflow": "0.1"'], **environment()}
+    metadata["versions"]["tensorflow"] = tensorflow
+    write_json(folder / f"{number}/assets.extra/amdim.json", metadata)
+
+
+def docker_arguments(folder, *flags, **variables):
+    """What serve.sh does, where `docker` prints its arguments."""
+    binaries = folder / "binaries"
+    binaries.mkdir(exist_ok=True)
+    (binaries / "docker").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (binaries / "docker").chmod(0o755)
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("AMDIM_")}
+    environment |= {"PATH": f"{binaries}:{os.environ['PATH']}", **variables}
+    return subprocess.run(
+        [KIT / "serve.sh", ".", *flags],
         capture_output=True,
         text=True,
-        check=True,
-        cwd=tmp_path,
+        check=False,
+        cwd=folder,
         env=environment,
     )
-    arguments = done.stdout.splitlines()
-    image = arguments.index(service["image"])
-    assert arguments[image + 1 :] == service["command"]
-    assert f"{tmp_path}:/models/amdim:ro" in arguments and f"{KIT}:/kit:ro" in arguments
+
+
+def compose(folder, **variables):
+    """The services in compose.yml, its variables replaced as Compose does."""
+    variables |= {"AMDIM_EXPORT": str(folder)}
+
+    def value(match):
+        name, default = match.groups()
+        # Without a default it must be given.
+        return variables.get(name) or default if default else variables[name]
+
+    text = (KIT / "compose.yml").read_text()
+    return yaml.safe_load(re.sub(r"\$\{(\w+):(?:-(.*?)|\?.*?)\}", value, text))["services"]
+
+
+def test_the_image_is_of_the_newest_version(tmp_path):
+    done = docker_arguments(tmp_path)
+    assert done.returncode == 1 and not done.stdout
+    message = "No version in .* says which TensorFlow exported it; set AMDIM_SERVING_IMAGE, as .*\n"
+    assert re.fullmatch(message, done.stderr)
+    variables = {"AMDIM_SERVING_IMAGE": "serving"}
+    assert "\nserving\n" in docker_arguments(tmp_path, **variables).stdout
+    for number, tensorflow in ((9, "2.19.0"), (10, "2.21.0-rc0+gpu"), (8, "2.18.0")):
+        write_version(tmp_path, number, tensorflow)
+    (tmp_path / "python-xla-11").mkdir()
+    (tmp_path / ".12.unfinished").mkdir()
+    done = docker_arguments(tmp_path)
+    assert "\ntensorflow/serving:2.21.0-rc0\n" in done.stdout
+    assert done.stderr.startswith("Serves with tensorflow/serving:2.21.0-rc0; AMDIM_SERVING_IMAGE ")
+
+
+def test_containers(server, tmp_path):
+    """The script and the compose file start the same server, whose health can be asked."""
+    write_version(tmp_path, 1, "2.20.0")
+    for variables, address, image in (
+        ({}, "127.0.0.1", "tensorflow/serving:2.20.0"),
+        (
+            {"AMDIM_ADDRESS": "0.0.0.0", "AMDIM_SERVING_IMAGE": "mirror/serving:2.19.1"},
+            "0.0.0.0",
+            "mirror/serving:2.19.1",
+        ),
+    ):
+        arguments = docker_arguments(tmp_path, **variables).stdout.splitlines()
+        (service,) = compose(tmp_path, **variables | {"AMDIM_SERVING_IMAGE": image}).values()
+        at = arguments.index(image)
+        assert service["image"] == image and arguments[at + 1 :] == service["command"]
+        assert {"--grpc_max_threads=128", "--enable_batching"} <= set(service["command"])
+        ports = [y for x, y in itertools.pairwise(arguments) if x == "-p"]
+        assert ports == service["ports"] == [f"{address}:{port}:{port}" for port in (8500, 8501)]
+        assert f"{tmp_path}:/models/amdim:ro" in arguments and f"{KIT}:/kit:ro" in arguments
+    assert docker_arguments(tmp_path, "--a", "--b=c d").stdout.endswith("\n--a\n--b=c d\n")
     for flag in ("model_config_file", "batching_parameters_file"):
         (path,) = (x.split("=")[1] for x in arguments if x.startswith(f"--{flag}="))
         assert (KIT / pathlib.Path(path).relative_to("/kit")).exists()
