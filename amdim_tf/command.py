@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 
+import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -145,6 +146,7 @@ def run(main, choose_config=None):
     def without_arguments(argv):
         if argv[1:]:
             raise InputError(f"Only flags are valid arguments. Received: {' '.join(argv[1:])}")
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
         logging.set_verbosity(logging.ERROR)  # TFDS and TensorFlow report what they open
         return main()
 
@@ -152,6 +154,8 @@ def run(main, choose_config=None):
         app.run(without_arguments, flags_parser=lambda argv: parse_flags(argv, choose_config))
     except InputError as error:
         sys.exit(f"error: {error}")
+    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+        sys.exit(f"error: a file of the data is damaged or gone: {one_line(error)}")
     except OSError as error:  # a full disk, a missing permission
         sys.exit(f"error: {error}. What was written before is whole")
     except Stopped as stopped:

@@ -319,13 +319,26 @@ def from_tfds(config, data_dir):
             skip = {"image": tfds.decode.SkipDecoding()}
             examples = builder.as_dataset(split=name, decoders=skip).map(pair)
             return Split(examples, size, f"{builder.info.full_name}/{name}")
-        instructions = [
-            (str(one.filename), one.skip, one.take, _bytes(one))
-            for one in builder.info.splits[name].file_instructions
-        ]
-        read = READERS[builder.info.file_format](instructions, parse)
-        if classes and sum(length for *_, length in instructions) <= SMALL_BYTES:
-            _check_labels(read.labels(), lowest, len(classes), name)
+        try:
+            instructions = [
+                (str(one.filename), one.skip, one.take, _bytes(one))
+                for one in builder.info.splits[name].file_instructions
+            ]
+            read = READERS[builder.info.file_format](instructions, parse)
+            if not classes or sum(length for *_, length in instructions) > SMALL_BYTES:
+                return read
+            labels = read.labels()
+        except tf.errors.OpError as error:
+            raise InputError(
+                f"The files of {config.dataset} must be there and intact: {one_line(error)}. "
+                f"Received: {name} in {builder.data_dir}"
+            ) from error
+        if len(labels) != size:
+            raise InputError(
+                f"The files of {name} in {builder.data_dir} must hold {size} images, as their "
+                f"description says. Received: {len(labels)}"
+            )
+        _check_labels(labels, lowest, len(classes), name)
         return read
 
     train, probe, test = split(config.train_split, lowest=UNLABELLED), None, None

@@ -99,10 +99,13 @@ def _entries(folder):
 
 
 def _kind(entry):
-    if entry.is_dir():
-        return "folder"
-    if entry.is_file():
-        return "file"
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:  # a link to itself
+        pass
     return "links to nothing" if entry.is_symlink() else "that are no files"
 
 

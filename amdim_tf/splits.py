@@ -189,7 +189,7 @@ def _records(path, skip, take):
 
 def _in_groups(paths, skips, takes, sizes, parse):
     """The `Split.order` of records in files, see `in_files`."""
-    groups = -(-int(sizes.sum()) // GROUP_BYTES)
+    groups = max(1, -(-int(sizes.sum()) // GROUP_BYTES))
     # What lies before a block has to be skipped, so blocks are as long as a good mixture allows.
     length = takes.sum() / (groups * GROUP_BLOCKS) if groups > 1 else takes.sum()
     blocks = []

@@ -247,9 +247,15 @@ SETS = {
     "truncated description": cut("dataset_info.json", 0.5),
     "no features": delete("features.json"),
     "features of another kind": overwrite("features.json", b"[]"),
-    "no classes": delete("label.labels.txt"),
     "too few classes": overwrite("label.labels.txt", b"a\n"),
 }
+
+
+def test_classes_without_names_have_numbers(tmp_path):
+    delete("label.labels.txt")(tfds_set(tmp_path))
+    config = load_config("cifar10")
+    config.update({"dataset": "made_malformed", "batch_size": 4})
+    assert datasets.load(config, str(tmp_path)).class_names == ("0", "1")
 
 
 @pytest.mark.parametrize("kind", SETS)
