@@ -61,8 +61,8 @@ def plausible(contents):
         tf.errors.InvalidArgumentError: it has one, which the message names.
     """
     found = fault(contents)
-    valid = f"An image must be a JPEG, PNG, GIF, BMP or WebP of 1 to {MAX_PIXELS} pixels. Received"
-    return checked(contents, found == "", valid, found)
+    valid = f"a whole JPEG, PNG, GIF, BMP or WebP of 1 to {MAX_PIXELS} pixels"
+    return checked(contents, found == "", f"An image must be {valid}. Received", found)
 
 
 @of_file
