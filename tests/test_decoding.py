@@ -156,12 +156,12 @@ def test_windows_are_of_the_turned_image(value, tmp_path):
         read=tf.io.read_file,
     )
     image, draws = data.decode(path), views.draw((0, value), 1)
-    part, boxes = data.decode_window(path, functools.partial(views.crop_boxes, draws))
-    window, of_whole = views.crop_boxes(draws, *tf.unstack(tf.shape(image)[:2]))
+    crop, boxes = data.decode_window(path, functools.partial(views.crop_boxes, draws))
+    window, of_all = views.crop_boxes(draws, *tf.unstack(tf.shape(image)[:2]))
     top, left, height, width = window.numpy()
-    np.testing.assert_array_equal(boxes, of_whole)
+    np.testing.assert_array_equal(boxes, of_all)
     image = np.float32(image[top : top + height, left : left + width])
-    difference = np.abs(part.numpy() - image)
+    difference = np.abs(crop.numpy() - image)
     # At its borders a window of a JPEG lacks neighbours.
     assert difference.max() <= (16 if value == 1 else 0) and difference.mean() <= 0.2
 

@@ -72,7 +72,7 @@ ORDINARY = ((1, 1), (32, 32), (50, 37), (500, 375), (37, 148), (148, 37), (3, 11
 LONG = ((5000, 3), (3, 5000), (300, 7), (1, 20_000), (9_999, 2), (12, 100))
 
 
-def whole_matrix(pixels, other, size, dtype):
+def full_matrix(pixels, other, size, dtype):
     """(size,pixels) of the test-time transform: the formula for images of any shape."""
     short = views.SHORT_SIDE[size]
     resized = dtype(short * pixels // min(pixels, other))
@@ -90,12 +90,12 @@ def whole_matrix(pixels, other, size, dtype):
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("height, width", ORDINARY)
-def test_an_image_of_ordinary_shape_is_resized_whole(height, width, size):
+def test_an_image_of_ordinary_shape_is_resized_in_full(height, width, size):
     images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), "uint8")
     pixels, rows, columns = views.central(images, size)
     assert pixels.shape == images.shape
-    np.testing.assert_array_equal(rows, whole_matrix(height, width, size, np.float32))
-    np.testing.assert_array_equal(columns, whole_matrix(width, height, size, np.float32))
+    np.testing.assert_array_equal(rows, full_matrix(height, width, size, np.float32))
+    np.testing.assert_array_equal(columns, full_matrix(width, height, size, np.float32))
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -105,7 +105,7 @@ def test_of_a_long_image_the_middle_is_enough(height, width, size):
     pixels, *_ = views.central(images, size)
     assert max(pixels.shape) < 9 * min(height, width) + 2
     rows, columns = (
-        whole_matrix(*sides, size, np.float64) for sides in ((height, width), (width, height))
+        full_matrix(*sides, size, np.float64) for sides in ((height, width), (width, height))
     )
     expected = np.einsum("sh,hwc,tw->stc", rows, np.float64(images[0]), columns, optimize=True)
     expected = np.clip(expected, 0, 255)
