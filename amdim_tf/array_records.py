@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from amdim_tf.errors import InputError
 from amdim_tf.splits import AUTOTUNE, Split, fold, permutation
 
 # Records that are read by one call.
@@ -19,7 +20,17 @@ def in_array_records(instructions: Sequence[tuple], parse: Callable) -> Split:
 
     Args:
         instructions, parse: see `splits.in_files`.
+
+    Raises:
+        InputError: no array_record is installed.
     """
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError as error:
+        raise InputError(
+            "Sets of ArrayRecord files are read by array_record: pip install array_record. "
+            f"Received: {instructions[0][0]}"
+        ) from error
     paths, skips, takes, sizes = (np.array(column) for column in zip(*instructions, strict=True))
     ends = np.cumsum(takes)
     names = [os.path.basename(path) for path in paths]
@@ -27,8 +38,6 @@ def in_array_records(instructions: Sequence[tuple], parse: Callable) -> Split:
 
     @functools.cache
     def reader(file):
-        from array_record.python.array_record_module import ArrayRecordReader
-
         return ArrayRecordReader(str(paths[file]))
 
     def read(places):

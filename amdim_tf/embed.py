@@ -25,7 +25,8 @@ def main():
     broken = embed(job, FLAGS.runner, shlex.split(FLAGS.beam_options))
     print(f"Wrote {FLAGS.output}.")
     if broken:
-        print(f"{len(broken)} are no images that can be decoded: {', '.join(broken[:5])} ...")
+        first = f"first {', '.join(broken[:5])}; {FLAGS.output}/_*.broken.txt has all"
+        print(f"{len(broken)} are no images that can be decoded, {first}.")
 
 
 if __name__ == "__main__":

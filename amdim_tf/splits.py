@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from amdim_tf.errors import InputError
 from amdim_tf.files import replacing
 
 # Records that are shuffled together in memory, and the places of a larger set they come from.
@@ -284,6 +285,12 @@ def _read_index(paths, skips, takes):
         columns["files"].append(np.full(takes[number], number, "int32"))
         columns["offsets"].append((np.cumsum(framed) - framed)[skips[number] :])
         columns["lengths"].append(framed[skips[number] :])
+    found = sum(map(len, columns["labels"]))
+    if found != takes.sum():
+        raise InputError(
+            f"The files of a split must hold the {takes.sum()} records that their description "
+            f"promises. Received: {found} in {paths[0]} and those with it"
+        )
     return Index(**{name: np.concatenate(parts) for name, parts in columns.items()})
 
 
