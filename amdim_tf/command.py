@@ -19,6 +19,14 @@ flags.disclaim_key_flags()
 DATA_DIR = "a folder of images; or where TFDS keeps its data, ~/tensorflow_datasets if none"
 HELP = re.compile(r"--?(\?|h|help|helpshort|helpfull)(=true)?")
 INTERRUPTED = 130
+# What TensorFlow raises of files, on whatever file system.
+UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnavailableError,
+)
 # As sysexits.h has it: try again later, which goes on.
 STOPPED = 75
 
@@ -154,8 +162,8 @@ def run(main, choose_config=None):
         app.run(without_arguments, flags_parser=lambda argv: parse_flags(argv, choose_config))
     except InputError as error:
         sys.exit(f"error: {error}")
-    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        sys.exit(f"error: a file of the data is damaged or gone: {one_line(error)}")
+    except UNREADABLE as error:
+        sys.exit(f"error: a file is damaged, gone or out of reach: {one_line(error)}")
     except OSError as error:  # a full disk, a missing permission
         sys.exit(f"error: {error}. What was written before is whole")
     except Stopped as stopped:

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from amdim_tf.bulk import Job, embed
 from amdim_tf.config import base_config, check_config, load_config, nearest
 from amdim_tf.encoder import Encoder
 from amdim_tf.errors import InputError
+from amdim_tf.evaluation import evaluate
+from amdim_tf.export import export
 from amdim_tf.files import write_json
+from amdim_tf.lock import locked
 from amdim_tf.run_directory import RunDirectory, load_model
 from amdim_tf.train import build, train
 
@@ -92,6 +96,23 @@ def test_a_second_run_changes_nothing(finished, capsys):
     assert train(small(steps=6, micro_batch=2), path) == result
     assert files(path) == before
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(finished, tmp_path):
+    path, _ = finished
+    before, config = files(path), small(steps=6)
+    model, held = load_model(path)[0], "which process .* on .* holds"
+    with locked(path, "workdir"), pytest.raises(InputError, match=f"workdir=.*finished, {held}"):
+        train(config, path, overwrite=True)
+    with locked(path / "evaluation", "workdir"), pytest.raises(InputError, match=held):
+        evaluate(path, config, ("knn",))
+    with locked(path / "export", "output"), pytest.raises(InputError, match=f"output=.*{held}"):
+        export(model, config, path / "export")
+    job = Job(str(path), str(tmp_path), "parquet", "tfrecords", f"{tmp_path}/*.tfrecord")
+    tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")).close()
+    with locked(tmp_path, "output"), pytest.raises(InputError, match=f"output=.*{held}"):
+        embed(job)
+    assert {name: x for name, x in files(path).items() if "evaluation" not in str(name)} == before
 
 
 def test_another_configuration_is_refused(finished):
