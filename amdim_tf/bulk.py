@@ -125,7 +125,10 @@ class Job:
             # A file that is cut off gives the records before; see `_lost`.
             read = tf.data.TFRecordDataset(part).ignore_errors()
             return read.enumerate().map(
-                lambda place, record: (_joined([part, tf.strings.as_string(place)], "#"), record)
+                lambda place, record: (
+                    tf.strings.join([part, tf.strings.as_string(place)], "#"),
+                    record,
+                )
             )
         builder = self._builder()
         if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
@@ -140,16 +143,12 @@ class Job:
     def read(self, origin, record):
         """The name and the contents of an image, string scalars."""
         if self.source == "folder":
-            return origin, tf.io.read_file(_joined([self.path, record], "/"))
+            return origin, tf.io.read_file(tf.strings.join([self.path, record], "/"))
         if self.source == "tfds":
             return origin, record
         features = {name: tf.io.FixedLenFeature((), tf.string, "") for name in (IMAGE, NAME)}
         example = tf.io.parse_single_example(record, features)
         return tf.where(example[NAME] == "", origin, example[NAME]), example[IMAGE]
-
-
-def _joined(texts, separator):
-    return tf.strings.join(texts, separator)
 
 
 def _array_records(instructions):
