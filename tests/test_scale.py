@@ -104,11 +104,11 @@ def test_embedding_reads_each_image_once_and_traces_once(tmp_path, monkeypatch):
     (folder / "07.png").write_text("no image")
     contents = Job.read
 
-    def counted(job, image):
+    def counted(job, origin, record):
         traced.append(0)
-        note = tf.numpy_function(lambda name: read.append(name), [image], [])
+        note = tf.numpy_function(lambda name: read.append(name), [record], [])
         with tf.control_dependencies([note]):
-            return contents(job, tf.identity(image))
+            return contents(job, origin, tf.identity(record))
 
     monkeypatch.setattr(Job, "read", counted)
     monkeypatch.setattr(bulk, "PART_IMAGES", 6)
