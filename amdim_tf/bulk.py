@@ -99,8 +99,8 @@ class Job:
     def _slices(self):
         split = self.path.rpartition("/")[2]
         try:
-            size = self._builder().info.splits[split].num_examples
-            self._builder().info.features["image"]
+            info = self._builder().info
+            size, _ = info.splits[split].num_examples, info.features["image"]
         # What TFDS makes of a wrong name, it does not document.
         except Exception as error:
             raise InputError(
@@ -122,7 +122,7 @@ class Job:
             names = [os.fsencode(name) for name in part]
             return tf.data.Dataset.from_tensor_slices((names, names))
         if self.source == "tfrecords":
-            # A file that is cut off gives the records before; see `_lost`.
+            # A file that is cut off gives the records before; `_rows` notices.
             read = tf.data.TFRecordDataset(part).ignore_errors()
             return read.enumerate().map(
                 lambda place, record: (
@@ -216,17 +216,15 @@ def embed(job, runner=None, beam_options=()):
 
 def embed_part(job, item):
     """Computes and writes an `item`, (part, target), of `job`; each image is read once."""
-    part, target = item
-    broken = []
-    write_complete(target, WRITERS[job.format], _rows(job, part, broken))
-    if broken:
-        # Not among the parts for those who read a folder of Parquet files as one table.
-        folder, _, name = target.rpartition("/")
-        write_complete(f"{folder}/_{name}.broken.txt", write_text, "\n".join(broken))
+    _, target = item
+    write_complete(target, WRITERS[job.format], _rows(job, *item))
 
 
-def _rows(job, part, broken):
-    """Yields (names (N,), f1 (N,D)) of a `part`, and adds to the list of `broken` origins."""
+def _rows(job, part, target):
+    """Yields (names (N,), f1 (N,D)) of a `part`, and writes the origins of what is broken in it.
+
+    That is there before `target` is: a part that is there is not looked at again.
+    """
     prepare, embed_batch = _functions(job)
 
     def decode(origins, records):
@@ -237,7 +235,7 @@ def _rows(job, part, broken):
 
     # Each batch ends with what `transformed` adds.
     batches = job.records(part).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
-    count = length = 0
+    broken, count, length = [], 0, 0
     for origins, bytes_read, places, names, images in batches.as_numpy_iterator():
         lost = np.setdiff1d(np.arange(len(origins)), places)
         broken += [printable(origins[place]) for place in lost]
@@ -246,6 +244,10 @@ def _rows(job, part, broken):
             yield names[:-1], embed_batch(images[:-1]).numpy()
     if job.source == "tfrecords" and length < tf.io.gfile.stat(part).length:
         broken.append(f"{printable(part)}#{count} and what follows: the file is cut off or damaged")
+    if broken:
+        # Not among the parts for those who read a folder of Parquet files as one table.
+        folder, _, name = target.rpartition("/")
+        write_complete(f"{folder}/_{name}.broken.txt", write_text, "\n".join(broken))
 
 
 @functools.cache
@@ -377,9 +379,10 @@ def _claim(job, parts, weights):
             f"output={job.output} belongs to another job, which differs in {', '.join(differing)}; "
             "name another folder"
         )
-    if job.source == "folder":
-        names = "\0".join(name for part in parts for name in part)
-        write_complete(f"{job.output}/{NAMES}", write_text, names)
-    write_complete(path, write_text, json.dumps(own, indent=2))
+    if not tf.io.gfile.exists(path):
+        if job.source == "folder":
+            names = "\0".join(name for part in parts for name in part)
+            write_complete(f"{job.output}/{NAMES}", write_text, names)
+        write_complete(path, write_text, json.dumps(own, indent=2))
     if tf.io.gfile.exists(earlier):
         tf.io.gfile.remove(earlier)

@@ -204,6 +204,26 @@ def test_a_folder_of_parquet_files_is_read_as_one_table(encoder, few, tmp_path):
     assert not (output / ".lock").exists()
 
 
+def test_what_is_broken_is_named_before_its_part_is_there(encoder, few, tmp_path, monkeypatch):
+    (few / "bad.png").write_text("no image")
+    job = Job(encoder, str(tmp_path / "features"), "parquet", "folder", str(few))
+    rename, renamed = tf.io.gfile.rename, []
+
+    def killed_at_the_part(source, target, **options):
+        renamed.append(target.rpartition("/")[2])
+        if renamed[-1].startswith("part-"):
+            raise KeyboardInterrupt
+        rename(source, target, **options)
+
+    monkeypatch.setattr(tf.io.gfile, "rename", killed_at_the_part)
+    with pytest.raises(KeyboardInterrupt):
+        embed(job)
+    monkeypatch.setattr(tf.io.gfile, "rename", rename)
+    part = "part-00000-of-00001.parquet"
+    assert renamed[-2:] == [f"_{part}.broken.txt", part]
+    assert embed(job) == ["bad.png"] and len(rows(tmp_path / "features")) == 6
+
+
 def test_files_that_vanish_or_appear_do_not_end_a_job(encoder, few, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bulk, "PART_IMAGES", 2)
     (few / "link.png").symlink_to(tmp_path / "nowhere")
