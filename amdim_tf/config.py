@@ -190,6 +190,11 @@ def config_module(dataset):
     return module
 
 
+def file_name(dataset):
+    """The name of a data set as it may stand in the name of a file."""
+    return re.sub("[/:*]+", "_", dataset)
+
+
 def known_configs():
     """Names of the data sets with a config of their own."""
     return sorted(path.stem for path in FOLDER.glob("[a-z]*.py") if path.stem != GENERIC)

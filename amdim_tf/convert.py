@@ -107,8 +107,8 @@ def to_checkpoint(workdir, path):
         ) from error
     content = to_content(workdir)
     weights = {name: torch.from_numpy(x) for name, x in content["model"].items()}
-    with replacing(path) as beside:
-        torch.save(content | {"model": weights}, beside)
+    with replacing(path) as unfinished:
+        torch.save(content | {"model": weights}, unfinished)
 
 
 def to_content(workdir):

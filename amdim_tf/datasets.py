@@ -44,7 +44,7 @@ UNLABELLED = -1
 # Of a record of TFDS.
 IMAGE = {"image": tf.io.FixedLenFeature((), tf.string)}
 PARSED = IMAGE | LABEL
-# Files of which records can be read from anywhere.
+# What reads records from any place of a split, by the kind of its files.
 READERS = {
     tfds.core.FileFormat.TFRECORD: in_files,
     tfds.core.FileFormat.ARRAY_RECORD: in_array_records,
@@ -79,6 +79,10 @@ class Failures:
         """{name: why it could not be used}."""
         with self._lock:
             return dict(self._reasons)
+
+    def __contains__(self, name):
+        with self._lock:
+            return name in self._reasons
 
     def add(self, name, why):
         """Notes that the image `name` is bad, unless that is known."""
@@ -126,11 +130,19 @@ class Data:
     name: Callable = fingerprint
     failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
 
+    def record(self):
+        """What a run is trained on, as JSON has it: classes, and numbers and digests of images."""
+        splits = {name: getattr(self, name) for name in ("train", "probe", "test")}
+        return {"classes": list(self.class_names)} | {
+            name: split and {"images": split.size, "digest": split.digest}
+            for name, split in splits.items()
+        }
+
     def lose(self, records):
         """Tells `failures` of bad images, by an array of their records (N,)."""
         for record in records:
             name = self.name(record)
-            if name not in self.failures.reasons:
+            if name not in self.failures:
                 self.failures.add(name, self._why(record))
 
     def _why(self, record):

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import re
 import shutil
 import time
 
@@ -19,7 +18,7 @@ import matplotlib.pyplot as plt
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from amdim_tf import datasets, protocols
-from amdim_tf.config import MEANS, check_config, fields, load_config
+from amdim_tf.config import MEANS, check_config, fields, file_name, load_config
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
 from amdim_tf.features import digest, encode, kept_features
@@ -253,7 +252,7 @@ class Evaluation:
     def name(self, protocol):
         """The name of a result's files, without extension."""
         settings = self.settings
-        parts = [re.sub("[/:*]+", "_", self.config.dataset), protocol]
+        parts = [file_name(self.config.dataset), protocol]
         parts += ["fast"] * (settings.fast and protocol in NAMES)
         parts += [f"{settings.label_fraction:g}"] * (settings.label_fraction < 1)
         parts += ["mixture"] * (settings.features == "mixture")

@@ -75,17 +75,18 @@ def write_json(path, value):
 
 def write_text(path, text):
     """Replaces `path` by `text`."""
-    with replacing(path) as beside:
-        beside.write_bytes(text.encode(errors="surrogateescape"))  # names of files may be any bytes
+    with replacing(path) as unfinished:
+        # Names of files may be any bytes.
+        unfinished.write_bytes(text.encode(errors="surrogateescape"))
 
 
 @contextlib.contextmanager
 def replacing(path):
     """A path of the same ending in the same folder; what is written there replaces `path`."""
-    beside = path.with_name(f"{UNFINISHED}{path.name}")
-    yield beside
-    sync(beside)
-    os.replace(beside, path)
+    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+    yield unfinished
+    sync(unfinished)
+    os.replace(unfinished, path)
     sync(path.parent)
 
 

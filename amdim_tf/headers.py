@@ -27,7 +27,7 @@ def gif(contents):
     screen = peek(contents, 6, 5)
     palette = tf.where(screen[4] >= 128, 3 * 2 ** (screen[4] % 8 + 1), 0)
 
-    # Extensions come first: each is two bytes and blocks, of which the last is empty.
+    # Extensions come first: each is two bytes and blocks, and the last block is empty.
     def is_extension(place, inside):
         return inside | (peek(contents, place, 1)[0] == ord("!"))
 

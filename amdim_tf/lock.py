@@ -14,7 +14,6 @@ import pathlib
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 from amdim_tf.errors import InputError
@@ -143,5 +142,5 @@ def _held(path, leave):
 
 
 def _owner():
-    owner = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-    return json.dumps(owner | {"command": " ".join(sys.argv)})
+    command = " ".join(sys.argv)
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command})

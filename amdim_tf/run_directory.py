@@ -77,16 +77,12 @@ class RunDirectory:
                 "name another --workdir, or the same configuration to go on"
             )
 
-    def claim_data(self, data):
-        """Makes `data`, a `datasets.Data`, the run's, if it has none yet.
+    def claim_data(self, own):
+        """Makes `own`, the record of a `datasets.Data`, the run's, if it has none yet.
 
         Raises:
             InputError: the run was trained on other data.
         """
-        own = {"classes": list(data.class_names)}
-        for name in ("train", "probe", "test"):
-            split = getattr(data, name)
-            own[name] = split and {"images": split.size, "digest": split.digest}
         known = read_json(self.path / "data.json")
         existing = known or self._known_classes(own)
         differing = [

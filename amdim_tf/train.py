@@ -7,7 +7,6 @@ python -m amdim_tf.train --dataset=cifar10 --size=small --data_dir=DIR --workdir
 import contextlib
 import gc
 import pathlib
-import re
 import time
 
 import keras
@@ -16,7 +15,7 @@ from absl import flags
 
 from amdim_tf import command, datasets, pipeline, protocols
 from amdim_tf.callbacks import Pictures
-from amdim_tf.config import VARIANTS, check_config, fields, load_config
+from amdim_tf.config import VARIANTS, check_config, fields, file_name, load_config
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
 from amdim_tf.files import local
@@ -76,12 +75,10 @@ def train(
         # The chief makes the directory, and the others then find it.
         if overwrite and chief:
             erase(workdir)
-        run = RunDirectory(workdir, config) if chief else None
         if chief:
-            run.claim_data(data)
-        digests = [split and split.digest for split in (data.train, data.probe, data.test)]
-        check_agreement(devices.strategy, f"{data.train.size} images, {fields(config)}, {digests}")
-        run = run or RunDirectory(workdir, config)
+            RunDirectory(workdir, config).claim_data(data.record())
+        check_agreement(devices.strategy, f"{data.record()}, {fields(config)}")
+        run = RunDirectory(workdir, config)
         result = read_result(workdir)
         if result and not missing(result, rows):
             print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
@@ -193,7 +190,7 @@ def table(result):
 
 def run_name(config):
     """The folder of a run, such as cifar10-small--multiscale-seed0."""
-    dataset = re.sub("[/:*]+", "_", config.dataset)
+    dataset = file_name(config.dataset)
     return "-".join(filter(None, [dataset, config.size, config.variant, f"seed{config.seed}"]))
 
 

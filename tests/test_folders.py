@@ -137,7 +137,7 @@ def test_a_folder_of_another_file_system(folder):
 
 
 def claim(run, data):
-    RunDirectory(run, {"dataset": "x"}).claim_data(data)
+    RunDirectory(run, {"dataset": "x"}).claim_data(data.record())
 
 
 def rename(folder):
