@@ -14,6 +14,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     Each view is normalised with its own statistics, and each updates the running averages once,
     in order, as if the layer had been called once per view.
 
+    One row alone has no variance: it is normalised by the running averages, and these stay.
     Statistics are those of the global batch, whatever the number of replicas, and never of less
     precision than float32. Two details follow the reference rather than Keras: the running variance
     is the unbiased one, and epsilon is 1e-5.
@@ -34,12 +35,15 @@ class BatchNorm(keras.layers.BatchNormalization):
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         x = ops.reshape(ops.cast(inputs, dtype), (views, -1, *inputs.shape[1:]))
         axes = list(range(1, x.ndim - 1))
+        count = ops.cast(replicas() * ops.size(x[0]) / inputs.shape[-1], dtype)
+        alone = count < 2
         mean = all_mean(ops.mean(x, axes, keepdims=True))
+        mean = ops.where(alone, self.moving_mean, mean)
         x = x - mean
         variance = all_mean(ops.mean(ops.square(x), axes, keepdims=True))
-        count = ops.cast(replicas() * ops.size(x[0]) / inputs.shape[-1], dtype)
+        variance = ops.where(alone, self.moving_variance, variance)
         for view in range(views):
-            unbiased = variance[view] * count / (count - 1)
+            unbiased = variance[view] * count / ops.maximum(count - 1, 1)
             self._update(self.moving_mean, mean[view])
             self._update(self.moving_variance, unbiased)
         x = x * (self.gamma * ops.rsqrt(variance + self.epsilon)) + self.beta

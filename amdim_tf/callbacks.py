@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -36,8 +37,9 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.bar.update(self.batch):  # reading the loss waits for the step: only when shown
-            loss = logs.get("loss", logs.get("linear_loss"))
-            self.bar.set_postfix(loss=f"{float(loss):.2f}", refresh=False)
+            loss = float(logs.get("loss", logs.get("linear_loss")))
+            if math.isfinite(loss):
+                self.bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
 
     def on_train_end(self, logs=None):
         self.bar.close()
@@ -104,6 +106,8 @@ class Measurements(keras.callbacks.Callback):
         if not self.writes:
             return
         values = {name: float(value) for name, value in values.items()}
+        # A mean of nothing, as of no image with a label, is left out.
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self.lines.write(json.dumps({"step": step} | values) + "\n")
         self.lines.flush()
         os.fsync(self.lines.fileno())

@@ -3,8 +3,6 @@
 It measures a frozen encoder, fine-tunes one, or trains one with labels (the paper's yardstick).
 """
 
-import time
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,19 +11,29 @@ from keras import ops
 from amdim_tf import distribution
 from amdim_tf.accumulation import in_parts
 from amdim_tf.batch_norm import BatchNorm
-from amdim_tf.optimizer import guarded
 from amdim_tf.probes import NAMES, Probes, image_losses, probe_losses
+from amdim_tf.trainer import Mean, Trainer
 
 
-class Classifier(keras.Model):
+@keras.saving.register_keras_serializable("amdim_tf")
+class Classifier(Trainer):
     """An encoder with linear and MLP classifiers on its f1, trained with labels.
 
     `fit` takes batches `(views, labels)`: a tuple of normalised views (B,S,S,3) float, or what
-    `to_views` makes views of, and labels (B,) int, -1 where unknown. `evaluate` takes
-    `(images, labels)`. Calling the model on images gives the classifiers' logits.
+    `to_views` makes views of, and labels. Those are whole numbers of any type, -1 where unknown,
+    (B,) or (B,1), or one-hot rows (B,classes). `evaluate` takes `(images, labels)`, or a tuple of
+    views in place of the images, each of which counts as an image. Calling the model on images
+    gives the classifiers' logits, and so does `predict`.
+
+    Keras's methods and callbacks work as with other models: datasets, arrays and generators,
+    `train_on_batch`, `steps_per_execution`, validation, `save` and `keras.models.load_model`,
+    `export`, and so on. What they do not have raises `InputError`: losses, metrics and weights of
+    classes or images, since the objective is the model's own. `evaluate` has the first of
+    `metrics_names`; callbacks that compare a metric need its `mode`. Where no label is known
+    losses and accuracies are NaN. `to_views` is not saved.
 
     An update of which a loss or a gradient is not finite is left out: weights, moments and running
-    averages stay what they were.
+    averages stay what they were. `skipped` is the fraction of those updates.
 
     Args:
         encoder: an `Encoder`, or if it is `frozen` any model whose output has `f1` (B,nrkhs).
@@ -37,16 +45,25 @@ class Classifier(keras.Model):
 
     Attributes:
         to_views: a function to views, called before each training step.
-        waited: seconds that training has waited for batches.
+        waited: seconds that training and evaluation have waited for batches.
         asked: whether this process was asked to stop.
         stop: whether any process was, by the end of the last step.
         bad_steps, bad_term: how many updates in a row were left out, and for which of `terms`.
+
+    Example:
+    >>> images, labels = keras.random.normal((16, 32, 32, 3)), keras.ops.arange(16) % 10
+    >>> model = Classifier(Encoder(32, ndf=4, nrkhs=16, ndepth=1), classes=10, views=1)
+    >>> model.compile(optimizer="adam")
+    >>> history = model.fit(images, labels, batch_size=8, verbose=0)
+    >>> scores = model.evaluate(images, labels, verbose=0, return_dict=True)
+    >>> sorted(scores)
+    ['linear_accuracy', 'linear_loss', 'mlp_accuracy', 'mlp_loss']
     """
 
     def __init__(self, encoder, classes, frozen=False, views=2, seed=0, **kwargs):
         super().__init__(**kwargs)
         self.encoder, self.frozen, self.views, self.seed = encoder, frozen, views, seed
-        self.to_views, self.waited = lambda *views: views, 0.0
+        self.classes = classes
         # Of full precision, whatever the encoder's or Keras's own setting.
         dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
         self.probes = Probes(classes, dtype=dtype, name="probes")
@@ -62,20 +79,14 @@ class Classifier(keras.Model):
             )
             for name in ("step", "bad_steps", "bad_term")
         )
-        self.asked = self.stop = False
         self._all_finite = distribution.region(all_finite)
         self.names = NAMES if classes else ()
         self.probe_means = means(
             *(f"{name}_{kind}" for name in self.names for kind in ("loss", "accuracy"))
         )
-        self.skipped = keras.metrics.Mean("skipped")
+        self.skipped = Mean("skipped")
         self.probes.build((None, encoder.nrkhs))
         self.built = True
-
-    def compile(self, optimizer="rmsprop", **kwargs):
-        if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = guarded(keras.optimizers.get(optimizer))
-        super().compile(optimizer=optimizer, **kwargs)
 
     def prepare(self, optimizer, compiled=False, micro_batch=0):
         """Compiles the model for training on the devices of the strategy that it was made under.
@@ -89,7 +100,7 @@ class Classifier(keras.Model):
         if several or micro_batch:
             self.divide(compiled and several, micro_batch)
         self.compile(optimizer=optimizer, jit_compile=compiled and not several)
-        self.optimizer.build(self.trained_variables)
+        self.optimizer.build(self.trainable_variables)
 
     def call(self, images, training=False):
         return self.probes(self.encoder(images, training=training)["f1"], training=training)
@@ -99,48 +110,6 @@ class Classifier(keras.Model):
         return self.encoder(images, training=False)
 
     # The training step
-
-    def make_train_function(self, force=False):
-        """Keras's, but that batches are fetched between the steps, and the time of it is taken."""
-        if self.train_function and not force:
-            return
-        strategy = self.distribute_strategy
-        if not self.optimizer.built:
-            with strategy.scope():
-                self.optimizer.build(self.trained_variables)
-        train_step = self.train_step
-        if self.jit_compile:
-            train_step = distribution.compiled(train_step)
-
-        names = []
-
-        def from_batch(inputs, labels, stop):
-            # Not compiled: XLA would give draws other values (TensorFlow issue 117644).
-            draws = self.draw(ops.shape(labels)[0])
-            logs = train_step((self.to_views(*inputs), labels, *draws)) | {"stop": stop}
-            names[:] = logs
-            return ops.stack(list(logs.values()))  # replicas exchange one tensor, not a dozen
-
-        @tf.function(autograph=False)
-        def step(data, stop):
-            logs = strategy.reduce("MEAN", strategy.run(from_batch, (*data, stop)), axis=None)
-            return dict(zip(names, ops.unstack(logs, len(names)), strict=True))
-
-        alone = distribution.worker(strategy).alone
-
-        def train_function(iterator):
-            started = time.perf_counter()
-            data = next(iterator)
-            self.waited += time.perf_counter() - started
-            logs = step(data, tf.constant(float(self.asked)))
-            stop = logs.pop("stop")
-            self.stop = self.asked if alone else float(stop) > 0
-            return logs
-
-        self.train_function = train_function
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing, since all is built; Keras's fails on the batches of several workers."""
 
     def draw(self, batch):
         """The random numbers of a training step on `batch` images of this replica."""
@@ -173,7 +142,7 @@ class Classifier(keras.Model):
             losses = probe_losses(labels, logits)
             total = sum(losses.values()) / distribution.replicas()
             total = self.optimizer.scale_loss(total)
-        good = self.update(tape.gradient(total, self.trained_variables), losses, before)
+        good = self.update(tape.gradient(total, self.trainable_variables), losses, before)
         self.measure_probes(labels, logits, losses, good)
         return results(self.probe_means) | {"skipped": self.skipped.result()}
 
@@ -235,9 +204,23 @@ class Classifier(keras.Model):
         return [(average, tf.identity(average.value)) for average in averages]
 
     @property
-    def trained_variables(self):
-        """What a training step changes by gradients."""
-        return (self.probes if self.frozen else self).trainable_variables
+    def trainable_variables(self):
+        """Keras's; a frozen encoder has none."""
+        return self.probes.trainable_variables if self.frozen else super().trainable_variables
+
+    trainable_weights = trainable_variables
+
+    @property
+    def non_trainable_variables(self):
+        return self._untrained(self.variables)
+
+    @property
+    def non_trainable_weights(self):
+        return self._untrained(self.weights)
+
+    def _untrained(self, variables):
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in variables if id(variable) not in trained]
 
     @property
     def saved_variables(self):
@@ -246,7 +229,7 @@ class Classifier(keras.Model):
         return [variable for variable in self.variables if id(variable) not in frozen]
 
     def update(self, gradients, losses, before):
-        """The end of a step: the `trained_variables` follow their `gradients`, if all is finite.
+        """The end of a step: the `trainable_variables` follow their `gradients`, if all is finite.
 
         Args:
             losses: {name: scalar}, of which the gradients are.
@@ -265,7 +248,7 @@ class Classifier(keras.Model):
         good = ops.all(finite)
         first, *others = gradients
         first = ops.where(good, first, float("nan"))
-        self.optimizer.apply([first, *others], self.trained_variables)
+        self.optimizer.apply([first, *others], self.trainable_variables)
         for average, value in before:
             average.assign(ops.where(good, average, value))
         self.step.assign_add(1)
@@ -285,8 +268,20 @@ class Classifier(keras.Model):
             correct = keras.metrics.sparse_categorical_accuracy(labels, logits[name])
             self.probe_means[f"{name}_accuracy"].update_state(correct, known)
             # Weighted, so that a smaller last batch of the test set counts by its images.
-            loss = ops.where(good == 1, losses[name], 0)
-            self.probe_means[f"{name}_loss"].update_state(loss, ops.sum(known))
+            count = ops.sum(known)
+            loss = ops.where(count > 0, losses[name], 0)
+            self.probe_means[f"{name}_loss"].update_state(loss, count)
+
+    def get_config(self):
+        encoder = keras.saving.serialize_keras_object(self.encoder)
+        fields = ("classes", "frozen", "views", "seed")
+        own = {"encoder": encoder} | {field: getattr(self, field) for field in fields}
+        return super().get_config() | own
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        encoder = keras.saving.deserialize_keras_object(config["encoder"], custom_objects)
+        return cls(**config | {"encoder": encoder})
 
     # Measurement
 
@@ -334,7 +329,7 @@ def all_finite(tensors):
 
 
 def means(*names):
-    return {name: keras.metrics.Mean(name) for name in names}
+    return {name: Mean(name) for name in names}
 
 
 def results(trackers):

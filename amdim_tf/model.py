@@ -14,15 +14,18 @@ from amdim_tf.mixture import Mixture
 from amdim_tf.probes import probe_losses
 
 
+@keras.saving.register_keras_serializable("amdim_tf")
 class AMDIM(Classifier):
     """Trains an encoder by the multiscale objective, with probes beside it that measure f1.
 
     `fit`, `evaluate` and calls are as those of `Classifier`; only the probes see the labels, and
-    their gradient does not reach the encoder.
+    their gradient does not reach the encoder. So `fit` needs none: `fit((x1, x2))` of arrays, and
+    of datasets `((x1, x2),)`, since Keras takes the second of `(x1, x2)` for labels, and this is
+    refused. A batch has two images or more, each other's negatives.
 
     Args:
         encoder: an `Encoder`.
-        classes: number of classes, for the probes; 0 for none.
+        classes: number of classes, for the probes; 0 for none, and then labels are not looked at.
         tasks: n-to-m tasks, see `multiscale.parse_tasks`.
         clip, regulariser: see `nce.nce`.
         seed: of the antecedent locations, which are a function of (seed, step).
@@ -31,10 +34,16 @@ class AMDIM(Classifier):
             temperature of their posterior, see `mixture`; 0 for f1 itself.
 
     Example:
-    >>> model = AMDIM(Encoder(image_size=32, ndf=16, nrkhs=64, ndepth=2), classes=10)
+    >>> x1, x2 = keras.random.normal((2, 16, 32, 32, 3))
+    >>> model = AMDIM(Encoder(image_size=32, ndf=4, nrkhs=16, ndepth=1), classes=0)
     >>> model.compile(optimizer=AdamL2(2e-4))
-    >>> model.fit(dataset)
+    >>> history = model.fit((x1, x2), batch_size=8, verbose=0)
+    >>> model.encoder.predict(x1, verbose=0)["f1"].shape
+    (16, 16)
     """
+
+    # Labels are for the probes alone, and an image alone has no negatives.
+    needs_labels, least_images = False, 2
 
     def __init__(
         self,
@@ -68,7 +77,7 @@ class AMDIM(Classifier):
         features = encoder.compute_output_spec(images)
         self.phi5.build(features["f5"].shape)
         self.phi7.build(features["f7"].shape)
-        self.tau = tau
+        self.components, self.tau = components, tau
         self.mixture = None
         if components:
             self.mixture = Mixture(components, dtype=encoder.dtype_policy, name="mixture")
@@ -176,6 +185,11 @@ class AMDIM(Classifier):
             self.tau,
         )
 
+    def get_config(self):
+        fields = ("clip", "regulariser", "score_bytes", "components", "tau")
+        own = {"tasks": ",".join(f"{n}-{m}" for n, m in self.tasks)}
+        return super().get_config() | own | {field: getattr(self, field) for field in fields}
+
     def divide(self, compiled=False, micro_batch=0):
         self._score = distribution.region(self._score, compiled)
         super().divide(compiled, micro_batch)
@@ -195,7 +209,7 @@ class AMDIM(Classifier):
             trained = self.optimizer.scale_loss(trained)
         terms = {f"nce_{name}": loss for name, loss in losses.items()} | {"regulariser": penalty}
         terms |= {f"{name}_loss": loss for name, loss in of_probes.items()}
-        good = self.update(tape.gradient(trained, self.trained_variables), terms, before)
+        good = self.update(tape.gradient(trained, self.trainable_variables), terms, before)
 
         values = {"loss": total, "regulariser": penalty}
         for n, m in self.tasks:

@@ -5,6 +5,7 @@ from keras import ops
 
 from amdim_tf.batch_norm import BatchNorm
 from amdim_tf.encoder import bias_uniform, fan_in_uniform
+from amdim_tf.errors import InputError
 
 NAMES = ("linear", "mlp")
 HIDDEN_UNITS = 1024
@@ -97,7 +98,13 @@ def probe_loss(labels, logits):
 
 
 def image_losses(labels, logits):
-    """Of each image cross entropy and penalty (B,), see `probe_loss`."""
+    """Of each image cross entropy and penalty (B,), see `probe_loss`.
+
+    Raises:
+        InputError: labels (B,1), which would be compared with all images of the batch.
+    """
+    if len(labels.shape) != 1:
+        raise InputError(f"Labels must have the shape (B,). Received: {tuple(labels.shape)}")
     logits = ops.cast(logits, "float32")
     clipped = 10 * ops.tanh(logits / 10)
     entropy = keras.losses.sparse_categorical_crossentropy(

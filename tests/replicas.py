@@ -7,11 +7,13 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from amdim_tf.classifier import Classifier
 from amdim_tf.distribution import choose_strategy
 from amdim_tf.encoder import Encoder
+from amdim_tf.errors import InputError
 from amdim_tf.model import AMDIM
 from amdim_tf.optimizer import AdamL2
 
@@ -58,6 +60,8 @@ def weights_after_training(strategy, case):
     keras.config.set_dtype_policy("float32")  # for the other tests of this process
     if classifier:
         names, parts = ("linear_loss", "mlp_loss", "mlp_accuracy"), (model.encoder, model.probes)
+        scores = uneven(model, x1, labels)
+        logs, names = logs | scores, (*names, *scores)
     else:
         names = "loss", "regulariser", "nce_5-5", "bound_1-7", "skipped"
         parts = filter(None, (model.encoder, model.phi5, model.phi7, model.mixture))
@@ -65,6 +69,18 @@ def weights_after_training(strategy, case):
     weights = [w for part in parts for w in part.weights]
     # Paths differ by the number that Keras gives the model.
     return values | {f"{i}/{w.path.split('/')[-1]}": w.numpy() for i, w in enumerate(weights)}
+
+
+def uneven(model, images, labels):
+    """Scores on batches of which replicas have different shares; by such none can be trained."""
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        with pytest.raises(InputError, match="multiple of .* images.*shares of"):
+            model.fit((images, images), labels, batch_size=BATCH + 1, verbose=0)
+    scores = model.evaluate(images, labels, batch_size=7, verbose=0, return_dict=True)
+    unknown = np.where(np.arange(len(labels)) < 5, -1, labels)
+    known = model.evaluate(images, unknown, batch_size=7, verbose=0, return_dict=True)
+    values = {f"test_{name}": value for name, value in scores.items()}
+    return values | {"known_accuracy": known["linear_accuracy"]}
 
 
 if __name__ == "__main__":
