@@ -1,6 +1,6 @@
 import pathlib
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 BEAM = ["apache-beam>=2.60"]
 ONNX = ["tf2onnx>=1.17", "onnxruntime"]
@@ -14,9 +14,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     # The configs are installed inside the package, so that they travel with it.
-    packages=["amdim_tf", "amdim_tf.configs"],
+    packages=[*find_packages(include=["amdim_tf*"]), "amdim_tf.configs"],
     package_dir={"amdim_tf.configs": "configs"},
-    package_data={"amdim_tf": ["fast_autoaugment.json"]},
+    package_data={"amdim_tf.data": ["fast_autoaugment.json"]},
     install_requires=[
         "tensorflow>=2.20",
         "keras>=3.12",

@@ -1,21 +1,33 @@
 """AMDIM in TensorFlow and Keras: self-supervised image representations (arXiv 1906.00910)."""
 
+import importlib
 import os
 import sys
-
-# While `python -m amdim_tf.<command>` is being found, argv[0] is "-m". TensorFlow's own log, which
-# on a machine without GPU starts with harmless errors, then stays out of the command's output.
-if sys.argv[:1] == ["-m"]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # TensorFlow leaves oneDNN off on processors without AVX-512, and is then twice as slow.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-from amdim_tf.encoder import Encoder
-from amdim_tf.errors import InputError
-from amdim_tf.loading import load_encoder, load_preprocess
-from amdim_tf.model import AMDIM
-from amdim_tf.preprocess import Preprocess
-
 __version__ = "0.1.0"
-__all__ = ["AMDIM", "Encoder", "InputError", "Preprocess", "load_encoder", "load_preprocess"]
+
+_PUBLIC = {
+    "AMDIM": "training.model",
+    "Encoder": "encoders.amdim",
+    "InputError": "errors",
+    "Preprocess": "data.preprocess",
+    "load_encoder": "serving.loading",
+    "load_preprocess": "serving.loading",
+}
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"amdim_tf.{_PUBLIC[name]}"), name)
+
+
+# A command imports what it needs, when it needs it: its help does not wait for TensorFlow. While
+# `python -m amdim_tf.<command>` is being found, argv[0] is "-m". To others the import alone makes
+# the layers known to Keras, for `keras.models.load_model`.
+if sys.argv[:1] != ["-m"] and os.path.basename("".join(sys.argv[:1])) != "amdim":
+    globals().update({name: __getattr__(name) for name in _PUBLIC})

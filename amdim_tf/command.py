@@ -1,4 +1,7 @@
-"""What the commands share: flags that depend on the data set, and errors of one sentence."""
+"""What the commands share: flags that depend on the data set, and errors of one sentence.
+
+A command imports what is heavy, TensorFlow first of all, in its `main`: flags and help do not wait.
+"""
 
 import inspect
 import os
@@ -6,11 +9,10 @@ import re
 import shlex
 import sys
 
-import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from amdim_tf.config import DEFAULT_DATASET, fields, load_config, nearest
+from amdim_tf.config import DEFAULT_DATASET, FIELDS, fields, load_config, nearest
 from amdim_tf.errors import InputError, Stopped, one_line
 
 # What is defined here belongs to the command that asks for it, and so to its --help.
@@ -19,13 +21,10 @@ flags.disclaim_key_flags()
 DATA_DIR = "a folder of images; or where TFDS keeps its data, ~/tensorflow_datasets if none"
 HELP = re.compile(r"--?(\?|h|help|helpshort|helpfull)(=true)?")
 INTERRUPTED = 130
-# What TensorFlow raises of files, on whatever file system.
-UNREADABLE = (
-    tf.errors.DataLossError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.UnavailableError,
+# The messages that it starts with, whatever TF_CPP_MIN_LOG_LEVEL, and that no CUDA was found.
+START_OF_TENSORFLOW = re.compile(
+    rb"[IW][0-9]{4} |WARNING: All log messages before absl|To enable the following instructions|"
+    rb"E[0-9]{4} .* (cuda_platform|cuda_executor|cuda_diagnostics)\.cc"
 )
 # As sysexits.h has it: try again later, which goes on.
 STOPPED = 75
@@ -136,6 +135,12 @@ def _print_help(argv, choose_config, asked):
     for name, value in fields(config).items():
         value = tuple(value) if isinstance(value, list) else value
         print("  " + shlex.quote(f"--config.{name}={value}"))
+        if name in FIELDS:  # not of a run that another version made
+            print("      " + "; ".join(filter(None, (FIELDS[name].meaning, _valid(FIELDS[name])))))
+
+
+def _valid(field):
+    return field.valid and f"must {field.valid}"
 
 
 def markdown(lines):
@@ -155,6 +160,7 @@ def run(main, choose_config=None):
         if argv[1:]:
             raise InputError(f"Only flags are valid arguments. Received: {' '.join(argv[1:])}")
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+        _start_tensorflow()
         logging.set_verbosity(logging.ERROR)  # TFDS and TensorFlow report what they open
         return main()
 
@@ -162,14 +168,62 @@ def run(main, choose_config=None):
         app.run(without_arguments, flags_parser=lambda argv: parse_flags(argv, choose_config))
     except InputError as error:
         sys.exit(f"error: {error}")
-    except UNREADABLE as error:
-        sys.exit(f"error: a file is damaged, gone or out of reach: {one_line(error)}")
     except OSError as error:  # a full disk, a missing permission
-        sys.exit(f"error: {error}. What was written before is whole")
+        sys.exit(f"error: {error}. What was written before is complete")
     except Stopped as stopped:
         _leave(stopped, STOPPED)
     except KeyboardInterrupt:
         _leave("Interrupted.", INTERRUPTED)
+    except Exception as error:
+        if not _unreadable(error):
+            raise
+        sys.exit(f"error: a file is damaged, gone or out of reach: {one_line(error)}")
+
+
+def _unreadable(error):
+    """Whether `error` is what TensorFlow raises of files, on whatever file system."""
+    import tensorflow as tf
+
+    return isinstance(
+        error,
+        tf.errors.DataLossError
+        | tf.errors.FailedPreconditionError
+        | tf.errors.NotFoundError
+        | tf.errors.PermissionDeniedError
+        | tf.errors.UnavailableError,
+    )
+
+
+def _start_tensorflow():
+    """Imports TensorFlow and has it find the devices, without what it logs of that.
+
+    Its own log begins before it heeds any setting, and on a machine without GPU with an error that
+    is none. Another process passes on what else is said, even if this one ends in between.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    # From here on, errors alone.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    read, write = os.pipe()
+    stderr, child = os.dup(2), os.fork()
+    if not child:
+        os.close(write)
+        with open(read, "rb") as said:
+            for line in said:
+                if not START_OF_TENSORFLOW.match(line):
+                    os.write(stderr, line)
+        os._exit(0)
+    os.dup2(write, 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(stderr, 2)
+        for descriptor in (read, write, stderr):
+            os.close(descriptor)
+        os.waitpid(child, 0)
 
 
 def _leave(message, code):

@@ -4,122 +4,162 @@
 knows are the keys of its `SIZES`, the first of them the default.
 """
 
+import dataclasses
 import difflib
 import importlib.util
 import pathlib
 import re
+from collections.abc import Callable
 
 import ml_collections
 
-from amdim_tf import multiscale
-from amdim_tf.encoder import check_encoder
 from amdim_tf.errors import InputError
-from amdim_tf.views import Policy
 
 # Installed, the configs are the package's; in a checkout they lie beside it.
 HERE = pathlib.Path(__file__).parent
 FOLDER = next(path for path in (HERE / "configs", HERE.parent / "configs") if path.is_dir())
 
 DEFAULT_DATASET = "photo_patches"
-SOURCES = ("tfds", "folder", "photo_patches", "photo_pairs")
-LABELS = ("auto", "none")
-OBJECTIVES = ("amdim", "supervised")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# Fields that say how to compute, not what.
-MEANS = (
-    "micro_batch",
-    "score_megabytes",
-    "log_every",
-    "pictures_every",
-    "checkpoint_minutes",
-    "bad_steps",
-    "bad_images",
-    # What it changes is in the record that a run keeps of its data.
-    "labels",
-)
 # The config of TFDS sets that have none of their own.
 GENERIC = "tfds_image_classification"
 
 
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of a config.
+
+    Args:
+        default: the reference's setting at 32 pixels, if it has one.
+        meaning: in one phrase.
+        valid: which values are, as the end of the sentence "NAME must ...".
+        check: of a value, whether it is valid; None if another file knows.
+        of_result: whether it changes what a run computes, and not only how.
+    """
+
+    default: object
+    meaning: str
+    valid: str = ""
+    check: Callable | None = None
+    of_result: bool = True
+
+
+def _one_of(default, meaning, *valid, **options):
+    return Field(default, meaning, f"be one of {', '.join(valid)}", valid.__contains__, **options)
+
+
+def _at_least(least, default, meaning, **options):
+    return Field(default, meaning, f"be at least {least}", lambda x: x >= least, **options)
+
+
+def _positive(default, meaning):
+    return Field(default, meaning, "be positive", lambda x: 0 < x < float("inf"))
+
+
+def _fraction(default, meaning, **options):
+    return Field(default, meaning, "lie in 0..1", lambda x: 0 <= x <= 1, **options)
+
+
+def _channels(default, meaning, least):
+    valid = "be three numbers, one per channel, of pixels in 0..1"
+    return Field(default, meaning, valid, lambda x: len(x) == 3 and min(x) >= least)
+
+
+def _milestones(default, meaning):
+    valid = "be fractions of the training in 0..1"
+    return Field(default, meaning, valid, lambda x: all(0 < each <= 1 for each in x))
+
+
+FIELDS = {
+    "dataset": Field("", "the data set; that of --dataset"),
+    "size": Field("", "the named size; that of --size"),
+    "variant": Field("", "what was changed by name; that of --variant"),
+    "source": _one_of(
+        "tfds", "where images come from", "tfds", "folder", "photo_patches", "photo_pairs"
+    ),
+    # What it changes is in the record that a run keeps of its data.
+    "labels": _one_of(
+        "auto",
+        "auto: those of the data; none: train the encoder alone",
+        "auto",
+        "none",
+        of_result=False,
+    ),
+    "train_split": Field("train", "split that the encoder is trained on"),
+    "probe_split": Field("", "split with labels for the classifiers; empty: train_split"),
+    "test_split": Field("test", "split that is measured on"),
+    "mean": _channels((0.5, 0.5, 0.5), "normalisation: mean of pixels in 0..1, by channel", 0),
+    "std": _channels((0.25, 0.25, 0.25), "normalisation: deviation of these pixels", 1e-12),
+    "image_size": Field(32, "side of the encoder's images, in pixels", "be 32, 64 or 128"),
+    "ndf": Field(32, "channels of the encoder's first layer", "be at least 1"),
+    "nrkhs": Field(256, "channels of f1 and of all embeddings", "be at least the width of f5"),
+    "ndepth": Field(2, "residual layers in each block of the encoder", "be at least 1"),
+    "use_bn": Field(False, "batch norm inside the encoder, too"),
+    "objective": Field("amdim", "what the encoder learns", "be amdim, supervised or MODULE:CLASS"),
+    "tasks": Field("1-5,1-7,5-5", "n-to-m tasks", "be pairs of scales, separated by commas"),
+    "clip": _at_least(0, 20.0, "scores are clipped smoothly to this range, in nats; 0: not"),
+    "regulariser": _at_least(0, 5e-2, "weight of the squared scores in the loss"),
+    "mixture_components": _at_least(0, 0, "mixture features in place of f1 (3.7); 0: none"),
+    "mixture_tau": _positive(1.0, "inverse temperature of the mixture's posterior"),
+    "views.geometry": Field("translate", "how a view is cut", "be crop, translate or none"),
+    "views.flip_probability": Field(0.5, "of mirroring both views of an image", "lie in 0..1"),
+    "views.translate_probability": Field(0.8, "of moving a view", "lie in 0..1"),
+    "views.jitter_probability": Field(0.8, "of changing a view's colours", "lie in 0..1"),
+    "views.jitter": Field(0.4, "range of brightness, contrast and saturation", "lie in 0..1"),
+    "views.hue": Field(0.2, "range of hue, in turns", "lie in 0..0.5"),
+    "views.gray_probability": Field(0.25, "of dropping a view's colour", "lie in 0..1"),
+    "views.autoaugment": Field(
+        "", "Fast AutoAugment's policies; empty: none", "be empty, cifar10 or imagenet"
+    ),
+    "precision": _one_of("float32", "type of trunk and phi; mixed_* keep weights", *PRECISIONS),
+    "batch_size": _at_least(2, 64, "images in a batch, of all devices together"),
+    "micro_batch": _at_least(
+        0, 0, "images that a device embeds at a time, for less memory; 0: all", of_result=False
+    ),
+    "score_megabytes": _at_least(
+        1, 256, "of a matrix of scores; a larger one is computed in blocks", of_result=False
+    ),
+    "epochs": _at_least(1, 300, "passes over the training images"),
+    "steps": _at_least(0, 0, "updates; 0: those of the epochs"),
+    "learning_rate": _positive(2e-4, "of Adam"),
+    "l2": _at_least(0, 1e-5, "weight decay, added to the gradients"),
+    "warmup_steps": _at_least(0, 500, "updates of linear warm-up; at most a fifth of all"),
+    "decays": _milestones(
+        (250 / 300, 280 / 300), "when the learning rate falls, as fractions of the training"
+    ),
+    "decay_rate": _positive(0.2, "by what the learning rate is multiplied there"),
+    "seed": _at_least(0, 0, "of all random draws"),
+    "checkpoint_minutes": _at_least(
+        0, 10.0, "a checkpoint is saved at least so often", of_result=False
+    ),
+    "bad_steps": _at_least(
+        1, 20, "updates in a row without finite numbers that end a run", of_result=False
+    ),
+    "log_every": _at_least(1, 50, "updates in a line of metrics.jsonl", of_result=False),
+    "pictures_every": _at_least(
+        0, 0, "epochs between pictures in TensorBoard; 0: none", of_result=False
+    ),
+    "bad_images": _fraction(
+        0.01, "fraction of the training images that may be unusable", of_result=False
+    ),
+    "probe_images": _at_least(1, 10000, "training images for what is fitted on features, at most"),
+    "probe_epochs": _at_least(1, 120, "epochs of classifiers that learn on augmented images"),
+    "probe_decays": _milestones((80 / 120, 110 / 120), "when their learning rate falls"),
+    "probe_learning_rate": _positive(2e-4, "of these classifiers"),
+}
+# Fields that say how to compute, not what.
+MEANS = tuple(name for name, field in FIELDS.items() if not field.of_result)
+
+
 def base_config():
     """The reference's settings at 32 pixels, from which each data set's config starts."""
-    return ml_collections.ConfigDict(
-        {
-            "dataset": "",
-            "size": "",
-            "variant": "",
-            # "tfds", "folder", "photo_patches" or "photo_pairs"
-            "source": "tfds",
-            # "auto": those that the data has; "none": the encoder is trained alone.
-            "labels": "auto",
-            "train_split": "train",
-            # Of the classifiers, where the encoder is trained on images without class, too.
-            "probe_split": "",
-            "test_split": "test",
-            # Normalisation, per channel, of pixels in [0, 1].
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.25, 0.25, 0.25),
-            "image_size": 32,
-            "ndf": 32,
-            "nrkhs": 256,
-            "ndepth": 2,
-            "use_bn": False,
-            # "amdim", or "supervised" by labels
-            "objective": "amdim",
-            "tasks": "1-5,1-7,5-5",
-            # Of the scores; 0: none.
-            "clip": 20.0,
-            "regulariser": 5e-2,
-            # Mixture features in place of f1 as antecedents (3.7), 0: none; and the inverse
-            # temperature of their posterior.
-            "mixture_components": 0,
-            "mixture_tau": 1.0,
-            "views": {
-                "geometry": "translate",
-                "flip_probability": 0.5,
-                "translate_probability": 0.8,
-                "jitter_probability": 0.8,
-                "jitter": 0.4,
-                "hue": 0.2,
-                "gray_probability": 0.25,
-                # Fast AutoAugment: "", "cifar10" or "imagenet"
-                "autoaugment": "",
-            },
-            # "float32", "mixed_bfloat16" or "mixed_float16"; of the trunk and phi.
-            "precision": "float32",
-            "batch_size": 64,
-            # Images that a device embeds at a time, of its part of the batch; 0: all of them.
-            "micro_batch": 0,
-            # Of a matrix of scores; a larger one is computed in blocks and not kept.
-            "score_megabytes": 256,
-            "epochs": 300,
-            # Updates; 0: as many as `epochs` make.
-            "steps": 0,
-            "learning_rate": 2e-4,
-            "l2": 1e-5,
-            # Updates of the linear warm-up; at most a fifth of the training is spent on it.
-            "warmup_steps": 500,
-            # Parts of the training after which the learning rate is multiplied by `decay_rate`.
-            "decays": (250 / 300, 280 / 300),
-            "decay_rate": 0.2,
-            "seed": 0,
-            # Checkpoints are saved at least so often.
-            "checkpoint_minutes": 10.0,
-            # Steps in a row whose losses or gradients are not finite, after which training stops.
-            "bad_steps": 20,
-            "log_every": 50,
-            # Epochs between pictures in TensorBoard; 0: none.
-            "pictures_every": 0,
-            # The part of the training images that may be bad; more of them end the run.
-            "bad_images": 0.01,
-            # Training images, at most, for what is fitted on features after training.
-            "probe_images": 10000,
-            # Classifiers from scratch on augmented images.
-            "probe_epochs": 120,
-            "probe_decays": (80 / 120, 110 / 120),
-            "probe_learning_rate": 2e-4,
-        }
-    )
+    config = ml_collections.ConfigDict()
+    for name, field in FIELDS.items():
+        section, _, key = name.rpartition(".")
+        if section and section not in config:
+            config[section] = {}
+        (config[section] if section else config)[key] = field.default
+    return config
 
 
 # What the rows of the paper's tables change of a config. Local DIM (3.1) predicts f7 from f1 of the
@@ -216,69 +256,9 @@ def nearest(name, valid, count=3):
     return ", ".join(difflib.get_close_matches(name, valid, count, cutoff=0.0))
 
 
-def check_config(config):
-    """Raises `InputError` for the first value out of range."""
-    check_encoder(config.image_size, config.ndf, config.nrkhs, config.ndepth)
-    tasks = multiscale.parse_tasks(config.tasks)
-    Policy(**config.views)
-    least = {
-        "batch_size": 2,
-        "epochs": 1,
-        "steps": 0,
-        "warmup_steps": 0,
-        "regulariser": 0,
-        "l2": 0,
-        "seed": 0,
-        "log_every": 1,
-        "probe_images": 1,
-        "probe_epochs": 1,
-        "clip": 0,
-        "micro_batch": 0,
-        "score_megabytes": 1,
-        "mixture_components": 0,
-        "pictures_every": 0,
-        "checkpoint_minutes": 0,
-        "bad_steps": 1,
-    }
-    for name, value in least.items():
-        if not config[name] >= value:
-            raise InputError(f"{name} must be at least {value}. Received: {name}={config[name]}")
-    for name in ("learning_rate", "decay_rate", "probe_learning_rate", "mixture_tau"):
-        if not 0 < config[name] < float("inf"):
-            raise InputError(f"{name} must be positive. Received: {name}={config[name]}")
-    if not 0 <= config.bad_images <= 1:
-        raise InputError(f"bad_images must lie in 0..1. Received: bad_images={config.bad_images}")
-    for name in ("mean", "std"):
-        if (
-            len(config[name]) != 3
-            or min(config[name]) < 0
-            or (name, min(config[name])) == ("std", 0)
-        ):
-            raise InputError(
-                f"{name} must be three numbers, one per channel, of pixels in 0..1. "
-                f"Received: {name}={config[name]}"
-            )
-    for name in ("decays", "probe_decays"):
-        if not all(0 < part <= 1 for part in config[name]):
-            raise InputError(
-                f"{name} must be parts of the training in 0..1. Received: {name}={config[name]}"
-            )
-    choices = {"source": SOURCES, "labels": LABELS, "objective": OBJECTIVES}
-    choices["precision"] = PRECISIONS
-    for name, valid in choices.items():
-        if config[name] not in valid:
-            raise InputError(
-                f"{name} must be one of {', '.join(valid)}. Received: {name}={config[name]!r}"
-            )
-    if config.micro_batch and config.use_bn:
-        raise InputError(
-            "micro_batch is for models without use_bn: batch norm inside the trunk would not see "
-            f"the whole batch. Received: micro_batch={config.micro_batch}, use_bn={config.use_bn}"
-        )
-    from_f1 = config.objective == "amdim" and any(n == 1 for n, _ in tasks)
-    if config.mixture_components and not from_f1:
-        raise InputError(
-            "mixture_components are for the amdim objective with a task from scale 1. Received: "
-            f"mixture_components={config.mixture_components}, tasks={config.tasks!r}, "
-            f"objective={config.objective!r}"
-        )
+def check_fields(config):
+    """Raises `InputError` for the first value out of range, as far as `FIELDS` tells."""
+    for name, value in fields(config).items():
+        field = FIELDS.get(name)
+        if field and field.check and not field.check(value):
+            raise InputError(f"{name} must {field.valid}. Received: {name}={value!r}")

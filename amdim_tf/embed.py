@@ -1,4 +1,4 @@
-"""The command `python -m amdim_tf.embed`: features f1 of a folder, a TFDS set or TFRecords.
+"""Writes the features f1 of a folder, a TFDS set or TFRecords.
 
 python -m amdim_tf.embed --encoder=RUN --folder=IMAGES --output=DIR
 python -m amdim_tf.embed --encoder=RUN --tfds=cifar10/test --output=DIR --runner=DirectRunner
@@ -9,14 +9,16 @@ import shlex
 from absl import flags
 
 from amdim_tf import command
-from amdim_tf.bulk import WRITERS, Job, embed
 from amdim_tf.errors import InputError
 
 FLAGS = flags.FLAGS
+FORMATS = ("parquet", "tfrecord")
 SOURCES = ("folder", "tfds", "tfrecords")
 
 
 def main():
+    from amdim_tf.serving.bulk import Job, embed
+
     given = {name: FLAGS[name].value for name in SOURCES if FLAGS[name].value}
     if len(given) != 1:
         raise InputError(f"One of {', '.join(SOURCES)} must be given. Received: {given}")
@@ -36,7 +38,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("tfds", None, "images to embed: DATASET/SPLIT of TFDS")
     flags.DEFINE_string("tfrecords", None, "images to embed: a pattern of files")
     flags.DEFINE_string("data_dir", None, "folder of TFDS; ~/tensorflow_datasets if none")
-    flags.DEFINE_enum("format", "parquet", list(WRITERS), "kind of the files that are written")
+    flags.DEFINE_enum("format", "parquet", FORMATS, "kind of the files that are written")
     flags.DEFINE_string("runner", None, "runner of Apache Beam; without Beam if none")
     flags.DEFINE_string("beam_options", "", "more options of Apache Beam")
     command.run(main)

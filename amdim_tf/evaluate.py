@@ -1,4 +1,4 @@
-"""The command `python -m amdim_tf.evaluate`: what the encoder of a run has learned (4).
+"""Measures the encoder of a run by kNN, classifiers and fine-tuning (4).
 
 python -m amdim_tf.evaluate --workdir=RUN --data_dir=DIR
 python -m amdim_tf.evaluate --workdir=RUN --dataset=places205 --protocol=linear --data_dir=DIR
@@ -7,12 +7,16 @@ python -m amdim_tf.evaluate --workdir=RUN --dataset=places205 --protocol=linear 
 from absl import flags
 
 from amdim_tf import command
-from amdim_tf.evaluation import FEATURES, PROTOCOLS, evaluate, evaluation_config
+from amdim_tf.training.run_files import evaluation_config
 
 FLAGS = flags.FLAGS
+PROTOCOLS = ("knn", "linear", "mlp", "finetune")
+FEATURES = ("f1", "mixture")
 
 
 def main():
+    from amdim_tf.evaluation.evaluation import evaluate
+
     # Fine-tuning cannot be had from features computed once.
     everything = PROTOCOLS[:-1] if FLAGS.fast else PROTOCOLS
     chosen = everything if FLAGS.protocol == "all" else (FLAGS.protocol,)

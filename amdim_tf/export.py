@@ -1,4 +1,4 @@
-"""The command `python -m amdim_tf.export`: a run becomes a SavedModel for TF Serving.
+"""Makes a SavedModel for TF Serving of a run.
 
     python -m amdim_tf.export --workdir=RUN --output=DIR
 
@@ -10,231 +10,19 @@ DIR/1/                              a version, which a server that polls DIR tak
 DIR/python-xla-1/                   with --xla: the same, compiled, for Python alone
 """
 
-import inspect
-import json
-import math
-import shutil
-
-import numpy as np
-import tensorflow as tf
 from absl import flags
-from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
-from amdim_tf import command, self_check
-from amdim_tf.config import fields
-from amdim_tf.errors import InputError
-from amdim_tf.files import local, sync, sync_all, write_json, write_text
-from amdim_tf.lock import locked
-from amdim_tf.model_card import model_card
-from amdim_tf.preprocess import Preprocess, finite, some
-from amdim_tf.run_directory import (
-    METADATA,
-    environment,
-    load_model,
-    read_class_names,
-    read_result,
-    run_config,
-    to_config,
-    values,
-)
+from amdim_tf import command
+from amdim_tf.training.run_files import read_class_names, read_result, run_config
 
 FLAGS = flags.FLAGS
-DTYPES = tuple(self_check.TOLERANCES)
-XLA_PREFIX = "python-xla-"
-
-
-def export(model, config, folder, version=None, class_names=(), result=None, compiled=False):
-    """Writes `model` to `folder`/<version>, checked and complete, or not at all.
-
-    Signatures, with dictionaries of these names in and out:
-        serving_default: `images` uint8 (N,H,W,3), any size, prepared as at test time -> `f1`
-            (N,nrkhs) float32.
-        encoded: `bytes` string (N), image files as `decoding.decode` takes them -> `f1`.
-        normalized: `images` float32 (N,S,S,3), normalised -> `f1`, `f5` (N,5,5,c), `f7`
-            (N,7,7,c), and of AMDIM the embeddings `r1` (N,nrkhs), `r5` (N,5,5,nrkhs), `r7`.
-        classify, if there are classes: `images` uint8 (N,H,W,3) -> `linear_logits`,
-            `mlp_logits`, `linear_probabilities` (N,classes) float32, and `classes` (N) string, the
-            name of the likeliest by the linear classifier.
-
-    Args:
-        model: an `AMDIM` or `Classifier`, its encoder of float32 or bfloat16.
-        config: of its run.
-        folder: that a server polls.
-        version: a number; by default the next one.
-        class_names: names of the classes, if any.
-        result: what result.json holds, for the model card.
-        compiled: by XLA, which a server refuses: to a folder that it does not take up.
-
-    Returns:
-        The folder of the version.
-
-    Raises:
-        InputError: the version exists, or the folder cannot be written.
-        ExportError: the self-check found something; nothing was published.
-    """
-    folder = local(folder, "output")
-    with locked(folder, "output"):
-        try:
-            target = folder / (XLA_PREFIX * compiled + str(version or next_version(folder)))
-            if target.exists():
-                raise InputError(f"version must be a new one. Received: {target}, which exists")
-            unfinished = folder / f".{target.name}.unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            write(model, config, unfinished, class_names, result, compiled)
-            sync_all(unfinished)
-            unfinished.rename(target)
-            sync(folder)
-        except (OSError, tf.errors.OpError) as error:
-            raise InputError(
-                f"output must be a folder that can be written: {error}. Received: output={folder}"
-            ) from error
-    return target
-
-
-def next_version(folder):
-    """One more than the largest version in `folder`."""
-    return 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), default=0)
-
-
-def write(model, config, folder, class_names, result, compiled):
-    """Writes and checks a version, see `export`, that nobody sees yet."""
-    # Raw variables: a module that held Keras's layers would not load in a server.
-    module, stored = tf.Module(), {layer.name: values(layer) for layer in model.layers}
-    for name, variables in stored.items():
-        setattr(module, name, variables)
-    served = signatures(model, config, class_names, compiled)
-    tf.saved_model.save(module, str(folder), signatures=served)
-    examples = make_examples(model, config, class_names)
-    dtype = model.encoder.dtype_policy.name
-    metadata = {"config": fields(config), "class_names": class_names, "dtype": dtype}
-    metadata |= {"compiled": compiled}
-    (folder / METADATA).parent.mkdir(exist_ok=True)
-    write_json(folder / METADATA, metadata | environment())
-    write_card(folder, result)
-    if compiled:
-        self_check.check_in_python(folder, examples, dtype)
-        return
-    (folder / "batching_params.pbtxt").write_text(batching_parameters())
-    write_warmup(examples, folder / self_check.WARMUP)
-    weights = sum(math.prod(variable.shape) for part in stored.values() for variable in part)
-    self_check.check(folder, examples, weights, dtype)
-
-
-def write_card(folder, result):
-    """Writes or replaces the model card of the export in `folder`.
-
-    Args:
-        result: what the run's result.json holds, if there is one.
-    """
-    metadata = json.loads((folder / METADATA).read_text())
-    card = model_card(
-        to_config(metadata["config"]),
-        metadata["class_names"],
-        metadata["dtype"],
-        self_check.read_graph(folder).signature_def,
-        result,
-        metadata.get("compiled", False),
-    )
-    write_text(folder / "MODEL_CARD.md", card)
-
-
-def signatures(model, config, class_names, compiled=False):
-    """{name: tf.function}, see `export`."""
-    size = config.image_size
-    preprocess = Preprocess(size, config.mean, config.std)
-
-    @tf.function(autograph=False, jit_compile=compiled)
-    def features(images):
-        return {name: tf.cast(x, tf.float32) for name, x in model.features(images).items()}
-
-    def f1_of(images):
-        return features(images)["f1"]
-
-    def serving_default(images):
-        return {"f1": f1_of(preprocess(images))}
-
-    def encoded(bytes):
-        return {"f1": f1_of(preprocess.decode(bytes))}
-
-    def normalized(images):
-        # Without this an image of a wrong shape can abort the server.
-        return features(finite(some(tf.ensure_shape(images, (None, size, size, 3)))))
-
-    def classify(images):
-        logits = model.probes(f1_of(preprocess(images)))
-        best = tf.argmax(logits["linear"], axis=-1)
-        return {
-            "linear_logits": logits["linear"],
-            "mlp_logits": logits["mlp"],
-            "linear_probabilities": tf.nn.softmax(logits["linear"]),
-            "classes": tf.gather(tf.constant(class_names), best),
-        }
-
-    def concrete(function, dtype, *shape):
-        (name,) = inspect.signature(function).parameters
-        spec = tf.TensorSpec((None, *shape), dtype, name)
-        return tf.function(function, [spec], autograph=False)
-
-    served = {
-        "serving_default": concrete(serving_default, tf.uint8, None, None, 3),
-        "encoded": concrete(encoded, tf.string),
-        "normalized": concrete(normalized, tf.float32, size, size, 3),
-    }
-    if class_names:
-        served["classify"] = concrete(classify, tf.uint8, None, None, 3)
-    return served
-
-
-def make_examples(model, config, class_names):
-    """{signature: (inputs, outputs)} of two random images, outputs as Keras computes them."""
-    size = config.image_size
-    preprocess = Preprocess(size, config.mean, config.std)
-    images = np.random.default_rng(0).integers(0, 256, (2, size + 9, 2 * size, 3), "uint8")
-    files = [tf.io.encode_png(images[0]).numpy(), tf.io.encode_jpeg(images[1]).numpy()]
-    normalised, decoded = preprocess(images), tf.stack([preprocess.file(file) for file in files])
-    features, of_files = (
-        {name: np.float32(value) for name, value in model.features(x).items()}
-        for x in (normalised, decoded)
-    )
-    examples = {
-        "serving_default": ({"images": images}, {"f1": features["f1"]}),
-        "encoded": ({"bytes": np.array(files, object)}, {"f1": of_files["f1"]}),
-        "normalized": ({"images": normalised.numpy()}, features),
-    }
-    if class_names:
-        logits = {name: value.numpy() for name, value in model.probes(features["f1"]).items()}
-        best = logits["linear"].argmax(-1)
-        outputs = {
-            "linear_logits": logits["linear"],
-            "mlp_logits": logits["mlp"],
-            "linear_probabilities": tf.nn.softmax(logits["linear"]).numpy(),
-            "classes": np.array([class_names[i].encode() for i in best], object),
-        }
-        examples["classify"] = ({"images": images}, outputs)
-    return examples
-
-
-def write_warmup(examples, path):
-    """The first image of each example as a request, which a server answers before any other."""
-    with tf.io.TFRecordWriter(str(path)) as records:
-        for name, (inputs, _) in examples.items():
-            request = predict_pb2.PredictRequest(
-                model_spec=model_pb2.ModelSpec(name="amdim", signature_name=name),
-                inputs={key: tf.make_tensor_proto(array[:1]) for key, array in inputs.items()},
-            )
-            log = prediction_log_pb2.PredictLog(request=request)
-            records.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
-
-
-def batching_parameters():
-    """How a server joins requests to batches, as TF Serving's BatchingParameters."""
-    # Without `allowed_batch_sizes`: to fill a batch up to one of them a server copies the first
-    # image of the last request, and if that request is empty, the process ends.
-    sizes = {"max_batch_size": 64, "batch_timeout_micros": 2000, "max_enqueued_batches": 100}
-    return "".join(f"{name} {{ value: {size} }}\n" for name, size in sizes.items())
+DTYPES = ("float32", "bfloat16")
 
 
 def main():
+    from amdim_tf.serving.saved_model import export
+    from amdim_tf.training.run_directory import load_model
+
     config = run_config(FLAGS.workdir)
     model, _ = load_model(FLAGS.workdir, FLAGS.dtype)
     class_names, result = read_class_names(FLAGS.workdir), read_result(FLAGS.workdir)

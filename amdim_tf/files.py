@@ -6,8 +6,6 @@ import os
 import pathlib
 import re
 
-import tensorflow as tf
-
 from amdim_tf.errors import InputError
 
 UNFINISHED = ".unfinished."
@@ -42,6 +40,8 @@ def readable(path, name: str) -> str:
     scheme = str(path).partition("://")[0]
     if not has_scheme(path) or scheme == "file":
         return str(local(path, name))
+    import tensorflow as tf
+
     known = [f"{scheme}://" for scheme in sorted(tf.io.gfile.get_registered_schemes()) if scheme]
     if f"{scheme}://" not in known:
         raise InputError(

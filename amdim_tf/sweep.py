@@ -1,98 +1,21 @@
-"""The command `python -m amdim_tf.sweep`: variants of a run beside their baseline (Table 3).
+"""Trains variants of a run beside their baseline, over several seeds (Table 3).
 
 python -m amdim_tf.sweep --dataset=cifar10 --epochs=5 --variants=-color_jitter,-random_crop
 """
 
-import copy
-
-import keras
-import numpy as np
 from absl import flags
-from scipy import stats
 
-from amdim_tf import command, datasets
-from amdim_tf.config import VARIANTS, apply_variant, load_config
+from amdim_tf import command
+from amdim_tf.config import VARIANTS, load_config
 from amdim_tf.errors import InputError
 from amdim_tf.files import local, write_text
-from amdim_tf.protocols import COLUMNS
-from amdim_tf.train import run_name, train
 
 FLAGS = flags.FLAGS
-BASELINE = "baseline"
-
-
-def sweep(config, variants, seeds, folder, data_dir=None):
-    """Trains each of `variants` and the baseline with each of `seeds`; finished runs are kept.
-
-    Args:
-        config: that of the baseline.
-        variants: see `amdim_tf.config.load_config`.
-        seeds: ints.
-        folder: where the run directories are.
-        data_dir: where the data is, see `datasets.load`.
-
-    Returns:
-        {variant: accuracies (seeds,3)} of linear, MLP and kNN on the frozen encoder, with the
-        baseline as "baseline".
-
-    Raises:
-        InputError: input that a user can correct.
-    """
-    # All checks first: a misspelt variant should not be found after hours of training.
-    if not datasets.load(config, data_dir).class_names:
-        raise InputError(
-            "A sweep compares accuracies, so its images need classes. "
-            f"Received: {config.dataset} without any"
-        )
-    configs = {name: apply_variant(copy.deepcopy(config), name) for name in ("", *variants)}
-    accuracies = {}
-    for variant, varied in configs.items():
-        rows = []
-        for seed in seeds:
-            varied.seed = seed
-            keras.backend.clear_session()
-            result = train(varied, folder / run_name(varied), data_dir, baselines=False)
-            if "frozen" not in result["accuracy"]:
-                raise InputError(
-                    "A sweep compares the frozen encoders. Received: a run that could not be "
-                    f"measured, {folder / run_name(varied)}: {result['missing']['frozen']}"
-                )
-            rows.append([result["accuracy"]["frozen"][name] for name in COLUMNS])
-        accuracies[variant or BASELINE] = np.array(rows)
-    return accuracies
-
-
-def sweep_table(accuracies):
-    """Markdown: mean accuracies, and differences to the baseline with 95 % intervals (Welch's t).
-
-    A difference whose interval leaves out zero is marked by a star.
-    """
-    count = len(accuracies[BASELINE])
-    lines = [
-        (
-            "variant",
-            *(f"{name}, %" for name in COLUMNS),
-            *(f"{name} - baseline" for name in COLUMNS),
-        ),
-    ]
-    for variant, values in accuracies.items():
-        means = [f"{value:.1f}" for value in 100 * values.mean(0)]
-        differences = [""] * len(COLUMNS)
-        if variant != BASELINE:
-            change = 100 * (values.mean(0) - accuracies[BASELINE].mean(0))
-            differences = [f"{value:+.1f}" for value in change]
-            if count > 1:
-                test = stats.ttest_ind(values, accuracies[BASELINE], equal_var=False)
-                low, high = 100 * np.array(test.confidence_interval())
-                differences = [
-                    f"{text} ({a:+.1f} to {b:+.1f}){'*' * bool(a > 0 or b < 0)}"
-                    for text, a, b in zip(differences, low, high, strict=True)
-                ]
-        lines.append((variant, *means, *differences))
-    return command.markdown(lines)
 
 
 def main():
+    from amdim_tf.runs.sweep import sweep, sweep_table
+
     config = command.configured("epochs", "steps")
     folder = local(FLAGS.folder, "folder")
     if not FLAGS.seeds or not all(seed.isdecimal() for seed in FLAGS.seeds):

@@ -1,200 +1,23 @@
-"""The command `python -m amdim_tf.train`: from a data set to a measured and exported encoder.
+"""Trains an encoder on a data set, exports it and measures it.
 
 python -m amdim_tf.train
 python -m amdim_tf.train --dataset=cifar10 --size=small --data_dir=DIR --workdir=RUN
 """
 
-import contextlib
-import gc
 import pathlib
-import time
 
-import keras
-import tensorflow as tf
 from absl import flags
 
-from amdim_tf import command, datasets, pipeline, protocols
-from amdim_tf.callbacks import Pictures
-from amdim_tf.config import VARIANTS, check_config, fields, file_name, load_config
-from amdim_tf.distribution import check_agreement, check_batch, choose_devices
-from amdim_tf.errors import InputError
+from amdim_tf import command
+from amdim_tf.config import VARIANTS, load_config
 from amdim_tf.files import local
-from amdim_tf.finish import finish, missing, wanted
-from amdim_tf.fitting import Course, fit
-from amdim_tf.lock import locked
-from amdim_tf.model import build_model
-from amdim_tf.optimizer import AdamL2, WarmupStepDecay, guarded
-from amdim_tf.run_directory import RunDirectory, erase, hardware, read_result
 
 FLAGS = flags.FLAGS
-FINISHED = "finished"
-
-
-def train(
-    config,
-    workdir,
-    data_dir=None,
-    baselines=True,
-    strategy="auto",
-    xla="auto",
-    views_on="host",
-    overwrite=False,
-):
-    """Trains, saves, exports and measures an encoder, or goes on where an earlier run stopped.
-
-    Args:
-        config: a config, see `amdim_tf.config`.
-        workdir: the run directory, see `amdim_tf.run_directory`.
-        data_dir: where the data is, see `datasets.load`.
-        baselines: whether to measure an untrained encoder and raw pixels, too.
-        strategy, xla: see `amdim_tf.distribution.choose_devices`.
-        views_on: "host", beside the training steps, or "accelerator", before each of them.
-        overwrite: whether to remove a run that is in `workdir`, and start anew.
-
-    Returns:
-        What result.json holds: accuracies, config, hardware, versions and time; under `missing`
-        what could not be measured or exported, and why.
-
-    Raises:
-        InputError: input that a user can correct.
-        Stopped: by SIGINT or SIGTERM, after a checkpoint was saved.
-    """
-    started = time.time()
-    check_config(config)
-    devices = choose_devices(strategy, xla)
-    check_batch(config.batch_size, config.micro_batch, devices.strategy)
-    data, chief = datasets.load(config, data_dir), devices.worker.chief
-    if config.objective == "supervised" and not data.class_names:
-        raise InputError(
-            f"The supervised objective needs classes. Received: {config.dataset} without any"
-        )
-    epoch_steps = pipeline.steps_per_epoch(data, config)
-    last_step = config.steps or config.epochs * epoch_steps
-    rows, workdir = wanted(data, baselines), local(workdir, "workdir")
-    with locked(workdir, "workdir") if chief else contextlib.nullcontext():
-        # The chief makes the directory, and the others then find it.
-        if overwrite and chief:
-            erase(workdir)
-        if chief:
-            RunDirectory(workdir, config).claim_data(data.record())
-        check_agreement(devices.strategy, f"{data.record()}, {fields(config)}")
-        run = RunDirectory(workdir, config)
-        result = read_result(workdir)
-        if result and not missing(result, rows):
-            print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
-            return result
-        if last_step not in run.checkpoints.steps() or run.checkpoints.newest()[0] < last_step:
-            _fit_encoder(run, config, data, (epoch_steps, last_step), devices, views_on)
-            gc.collect()  # its model and optimiser, before another model is loaded
-        if not chief:
-            check_agreement(devices.strategy, FINISHED)  # one that ended would end the chief, too
-            return read_result(workdir)
-        result = finish(run, config, data, last_step, rows, started)
-        print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
-        check_agreement(devices.strategy, FINISHED)
-        return result
-
-
-def _fit_encoder(run, config, data, steps, devices, views_on):
-    """Trains the model of `config` for `steps`, those of an epoch and of all; see `train`."""
-    epoch_steps, last_step = steps
-    with devices.strategy.scope():
-        model = build(config, len(data.class_names), last_step, devices.compiled)
-    to_views = pipeline.views_of(data, config)
-    if views_on == "accelerator":
-        model.to_views, to_views = to_views, lambda images, draws: (images, draws)
-    callbacks = []
-    if config.pictures_every and config.objective == "amdim":
-        every = config.pictures_every * epoch_steps
-        callbacks.append(Pictures(run.path / "pictures", every, config, data))
-    test = data.test and pipeline.test_batches(data, data.test, config, devices.worker)
-    course = Course(
-        lambda first, worker: pipeline.train_batches(
-            data, config, first, last_step, to_views, worker
-        ),
-        config.batch_size,
-        epoch_steps,
-        last_step,
-        test,
-        data.failures,
-        tuple(callbacks),
-        lambda first: plan(config, data, model, first, last_step, run),
-    )
-    fit(model, course, run, config, devices)
-
-
-def build(config, classes, last_step, compiled=False):
-    """The model of `config` with weights drawn from its seed, `compiled` by XLA or not."""
-    keras.utils.set_random_seed(config.seed)
-    model = build_model(config, classes)
-    schedule = WarmupStepDecay(
-        config.learning_rate,
-        min(config.warmup_steps, last_step // 5),
-        [round(part * last_step) for part in config.decays],
-        config.decay_rate,
-    )
-    optimizer = AdamL2(schedule, config.l2)
-    if config.precision == "mixed_float16":
-        optimizer = guarded(optimizer, scale=2.0**15, growth_steps=2000)
-    model.prepare(optimizer, compiled, config.micro_batch)
-    return model
-
-
-def plan(config, data, model, first_step, last_step, run):
-    """What a run is about to do, for people."""
-    shape = "x".join(str(side or "?") for side in data.image_shape)
-    devices = ", ".join(device.name for device in tf.config.list_logical_devices())
-    encoder = model.encoder.count_params()
-    start = f" from step {first_step}" if first_step else ""
-    objective = f"tasks {config.tasks}" if config.objective == "amdim" else config.objective
-    seconds, size = run.stop_seconds(model)
-    return "\n".join(
-        [
-            f"data      {config.dataset}: {data.train.size} training and "
-            f"{data.test.size if data.test else 0} test images of {shape} pixels, "
-            f"{len(data.class_names)} classes" + (f" ({data.note})" if data.note else ""),
-            f"model     ndf {config.ndf}, nrkhs {config.nrkhs}, ndepth {config.ndepth} at "
-            f"{config.image_size} pixels: {encoder:,} parameters in the encoder, "
-            f"{model.count_params():,} in all",
-            f"training  {last_step} steps of {config.batch_size} images{start}, "
-            f"{objective}, seed {config.seed}",
-            f"devices   {devices} ({hardware()})",
-            f"writes    {run.path}",
-            f"stops     on SIGTERM or SIGINT, after its step and a checkpoint: "
-            f"{size / 1e6:,.0f} MB, about {seconds:.1f} s",
-        ]
-    )
-
-
-def table(result):
-    """The accuracies of a result as a table, and what is missing of it."""
-    config, lines = result["config"], []
-    if result["accuracy"]:
-        lines = [
-            f"Accuracy on the {result['test_images']} test images of {config['dataset']}",
-            f"{'':34}{'linear':>8}{'MLP':>8}{'kNN':>8}",
-        ]
-    for key, row in result["accuracy"].items():
-        cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in protocols.COLUMNS)
-        note = result.get("notes", {}).get(key)
-        lines.append(f"{protocols.ROWS[key]:34}" + "".join(cells) + (f"  ({note})" if note else ""))
-    lacking = result.get("missing", {})
-    if not lines and not set(lacking) & set(protocols.ROWS):
-        lines = [f"{config['dataset']} has no classes by which to measure the encoder."]
-    for name, why in lacking.items():
-        lines.append(f"missing: {protocols.ROWS.get(name, name)} ({why})")
-    if lacking:
-        lines.append("The same command tries again what is missing.")
-    return "\n".join(lines)
-
-
-def run_name(config):
-    """The folder of a run, such as cifar10-small--multiscale-seed0."""
-    dataset = file_name(config.dataset)
-    return "-".join(filter(None, [dataset, config.size, config.variant, f"seed{config.seed}"]))
 
 
 def main():
+    from amdim_tf.runs.training import run_name, train
+
     config = command.configured("seed", "epochs", "steps")
     workdir = local(FLAGS.workdir or pathlib.Path("runs") / run_name(config), "workdir")
     try:

@@ -1,4 +1,4 @@
-"""The command `python -m amdim_tf.visualize`: pictures of what a run has learned (Figure 2).
+"""Draws pictures of what a run has learned (Figure 2).
 
 python -m amdim_tf.visualize --workdir=RUN --data_dir=DIR
 """
@@ -7,89 +7,15 @@ import json
 
 from absl import flags
 
-from amdim_tf import command, datasets, maps, pictures
-from amdim_tf.config import check_config
-from amdim_tf.errors import InputError
-from amdim_tf.evaluation import evaluation_config
-from amdim_tf.files import local, write_json
-from amdim_tf.protocols import interval
-from amdim_tf.run_directory import load_model, run_config
-from amdim_tf.train import build
+from amdim_tf import command
+from amdim_tf.training.run_files import evaluation_config
 
 FLAGS = flags.FLAGS
 
 
-def visualize(workdir, config, data_dir=None, count=1000):
-    """Draws pictures of a run, as PNG and SVG, and measures what they show.
-
-    Args:
-        workdir: the run directory, of the amdim objective; `workdir`/pictures is written.
-        config: of the data, see `evaluate.evaluation_config`.
-        data_dir: where the data is, see `datasets.load`.
-        count: images among which neighbours are looked for.
-
-    Returns:
-        What report.json beside the pictures holds, see `report`.
-
-    Raises:
-        InputError: a run without checkpoint or of another objective, or too few images.
-    """
-    check_config(config)
-    model, step = load_model(workdir)
-    if not hasattr(model, "phi7"):
-        raise InputError(f"workdir must be a run of the amdim objective. Received: {workdir}")
-    data = datasets.load(config, data_dir)
-    shown = pictures.choose(data, config, count)
-    components = model.mixture.components if model.mixture else 0
-    untrained = {k: without_training(workdir, k) for k in (components, min(components, 1))}
-    controls = {f"untrained, k = {k}": other for k, other in untrained.items()}
-    drawn = [*pictures.draw(model, config, shown, data.class_names, controls)]
-    workdir = local(workdir, "workdir")
-    metrics = workdir / "metrics.jsonl"
-    if metrics.exists():
-        lines = map(json.loads, metrics.read_text().splitlines())
-        drawn.append(("curves", pictures.curves(list(lines))))
-    folder = workdir / "pictures"
-    folder.mkdir(exist_ok=True)
-    for name, figure in drawn:
-        pictures.save(figure, folder / name)
-        print(f"Wrote {folder / name}.png and .svg", flush=True)
-    measured = {"step": step, "images": len(shown.images)}
-    for name, each in (("trained", model), ("untrained", untrained[components])):
-        measured[name] = report(each, shown, data, config)
-    write_json(folder / "report.json", measured)
-    return measured
-
-
-def without_training(workdir, components):
-    """A model of the size of that of a run, untrained, with so many `components`."""
-    config = run_config(workdir)
-    config.mixture_components = components
-    return build(config, 0, 1)
-
-
-def report(model, shown, data, config):
-    """What the pictures of a model show, in numbers.
-
-    `same_class` is the part of the nearest images that are of the query's class. Of photo_pairs,
-    `left_right` is how well posteriors tell the photographs apart, see `maps.separation`, and
-    `top_bottom` how well they tell those halves, between which there is no border; `difference` is
-    that of both, with its 95 % `interval` by bootstrap over images.
-    """
-    found = {}
-    if data.class_names:
-        f1 = maps.feature(model, shown.images, "f1")
-        found["same_class"] = maps.same_class(f1, shown.labels, pictures.NEIGHBOURS)
-    if config.source == "photo_pairs" and model.mixture:
-        q = maps.posteriors(model, shown.images, shown.images)
-        sides, ends = maps.separation(q), maps.separation(q.swapaxes(2, 3))
-        found["left_right"], found["top_bottom"] = float(sides.mean()), float(ends.mean())
-        found["difference"] = float((sides - ends).mean())
-        found["interval"] = interval(sides - ends)
-    return found
-
-
 def main():
+    from amdim_tf.evaluation.visualization import visualize
+
     measured = visualize(FLAGS.workdir, FLAGS.config, FLAGS.data_dir, FLAGS.images)
     print(json.dumps(measured, indent=2))
 

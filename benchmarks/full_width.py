@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from amdim_tf.config import load_config
-from amdim_tf.export import export
 from amdim_tf.files import write_json
-from amdim_tf.run_directory import RunDirectory, load_model
-from amdim_tf.train import build
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build
+from amdim_tf.training.run_directory import RunDirectory, load_model
 
 CLASSES = 1000
 

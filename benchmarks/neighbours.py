@@ -31,8 +31,8 @@ def made(path, count, width, seed):
 
 
 def ours(known, queries):
-    from amdim_tf.features import Features
-    from amdim_tf.neighbours import nearest
+    from amdim_tf.evaluation.features import Features
+    from amdim_tf.evaluation.neighbours import nearest
 
     parts = (Features(part, np.zeros(len(part), int)) for part in (known, queries))
     return nearest(*parts, COUNT)[0]

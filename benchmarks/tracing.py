@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from amdim_tf.config import load_config
 from amdim_tf.distribution import choose_strategy
-from amdim_tf.train import build
+from amdim_tf.training.building import build
 
 
 def main():

@@ -13,9 +13,9 @@ import time
 
 from test_export import CLASSES, small_config
 
-from amdim_tf import self_check
-from amdim_tf.export import export
-from amdim_tf.model import build_model
+from amdim_tf.serving import self_check
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build_model
 
 
 def start(folder):

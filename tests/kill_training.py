@@ -14,10 +14,10 @@ import subprocess
 import sys
 import time
 
-from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.config import load_config
-from amdim_tf.run_directory import read_result
-from amdim_tf.train import train
+from amdim_tf.runs.training import train
+from amdim_tf.training.checkpoints import Checkpoints
+from amdim_tf.training.run_files import read_result
 
 STEPS = 30
 

@@ -5,10 +5,10 @@ import pathlib
 
 import numpy as np
 
-from amdim_tf import torch_file
-from amdim_tf.convert import named_variables, to_keras
-from amdim_tf.encoder import Encoder
-from amdim_tf.model import AMDIM
+from amdim_tf.encoders.amdim import Encoder
+from amdim_tf.reference import torch_file
+from amdim_tf.reference.conversion import named_variables, to_keras
+from amdim_tf.training.model import AMDIM
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 SIZES = (32, 64, 128)

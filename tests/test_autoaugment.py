@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from reference import GOLDEN
 
-from amdim_tf import autoaugment
-from amdim_tf.autoaugment import OPERATIONS, POLICIES, RANGES, operate, strengthen
-from amdim_tf.views import Policy, draw, recolor
+from amdim_tf.data import autoaugment
+from amdim_tf.data.autoaugment import OPERATIONS, POLICIES, RANGES, operate, strengthen
+from amdim_tf.data.views import Policy, draw, recolor
 
 IN_GOLDEN = [name for name in OPERATIONS if name != "Cutout"]
 

@@ -12,13 +12,15 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from amdim_tf import datasets, pipeline
-from amdim_tf.config import check_config, load_config
+from amdim_tf.config import load_config
+from amdim_tf.data import pipeline, sources, tfds_sets
+from amdim_tf.data.decoding import MAX_PIXELS
+from amdim_tf.data.failures import SHOWN
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import evaluate
-from amdim_tf.preprocess import MAX_PIXELS
-from amdim_tf.protocols import ROWS
-from amdim_tf.train import train
+from amdim_tf.evaluation.evaluation import evaluate
+from amdim_tf.evaluation.protocols import ROWS
+from amdim_tf.runs.training import train
+from amdim_tf.training.building import check_config
 
 BATCH = 26
 
@@ -137,7 +139,7 @@ def write(folder, name, contents):
 def load(folder, **fields):
     config = load_config("image_folder")
     config.update({"image_size": 64, "batch_size": BATCH, **fields})
-    return datasets.load(config, str(folder)), config
+    return sources.load(config, str(folder)), config
 
 
 @pytest.mark.parametrize("geometry", ["crop", "translate"])
@@ -158,7 +160,7 @@ def test_200_malformed_images_among_good_ones(geometry, folder, capfd):
 
     data.failures.check()
     shown = capfd.readouterr().err
-    assert shown.count("Skipped a bad image") == datasets.SHOWN
+    assert shown.count("Skipped a bad image") == SHOWN
     assert data.failures.names[0] in shown
 
 
@@ -260,7 +262,7 @@ def test_bad_images_and_labels_of_tfds(tmp_path, monkeypatch):
     config.update({"dataset": "made_bad", "batch_size": 12})
 
     def labels():
-        data = datasets.load(config, str(tmp_path))
+        data = sources.load(config, str(tmp_path))
         ((_, labels),) = pipeline.train_batches(data, config, 0, 1, lambda *both: both)
         return sorted(labels.numpy()), data.failures.names
 
@@ -273,7 +275,7 @@ def test_bad_images_and_labels_of_tfds(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="in -1..1. Received: 4 others in .* train, .* first .* 2"):
         labels()
     # Where there are too many to be read before.
-    monkeypatch.setattr(datasets, "SMALL_BYTES", 0)
+    monkeypatch.setattr(tfds_sets, "SMALL_BYTES", 0)
     found, names = labels()
     assert found == [*6 * [-1], *3 * [0], *3 * [1]] and len(names) == 6
 

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from amdim_tf import benchmark
-from amdim_tf.encoder import Encoder
+from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
-from amdim_tf.model import AMDIM
+from amdim_tf.training.model import AMDIM
 
 TINY = ["--config.ndf=4", "--config.nrkhs=16", "--config.ndepth=1", "--config.batch_size=8"]
 

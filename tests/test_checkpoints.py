@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from kill_training import small_config
 
-from amdim_tf import callbacks, checkpoints
-from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.errors import InputError, Stopped
-from amdim_tf.train import train
+from amdim_tf.runs.training import train
+from amdim_tf.training import callbacks, checkpoints
+from amdim_tf.training.checkpoints import Checkpoints
 
 
 @pytest.fixture

@@ -12,15 +12,22 @@ import tensorflow as tf
 from PIL import Image
 from reference import GOLDEN, SIZES, Golden, relative_error
 
-from amdim_tf import torch_file
 from amdim_tf.config import load_config
-from amdim_tf.convert import from_checkpoint, named_variables, to_checkpoint, to_content
 from amdim_tf.errors import InputError
-from amdim_tf.evaluate import evaluate
-from amdim_tf.export import export
+from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.files import write_json
-from amdim_tf.run_directory import RunDirectory, load_model, read_class_names, run_config
-from amdim_tf.train import build, train
+from amdim_tf.reference import torch_file
+from amdim_tf.reference.conversion import (
+    from_checkpoint,
+    named_variables,
+    to_checkpoint,
+    to_content,
+)
+from amdim_tf.runs.training import train
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build
+from amdim_tf.training.run_directory import RunDirectory, load_model
+from amdim_tf.training.run_files import read_class_names, run_config
 
 # What `torch.save` of PyTorch 2.15 made of these, in its new layout and with
 # _use_new_zipfile_serialization=False. The tensors of `strided` are views of one storage, `float`

@@ -7,10 +7,10 @@ import skimage.data
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from amdim_tf import datasets, pipeline, views
 from amdim_tf.config import load_config
+from amdim_tf.data import photographs, pipeline, sources, views
+from amdim_tf.data.views import Policy
 from amdim_tf.errors import InputError
-from amdim_tf.views import Policy
 
 SHAPES = {
     "made_square": (32, 32, 3),
@@ -43,7 +43,7 @@ def made(name, tmp_path, file_format=None, **fields):
     config = load_config("cifar10")
     config.dataset, config.batch_size = name, 4
     config.update(fields)
-    return datasets.load(config, str(tmp_path)), config
+    return sources.load(config, str(tmp_path)), config
 
 
 def examples(name, count):
@@ -57,7 +57,7 @@ def examples(name, count):
 
 @pytest.fixture(scope="module")
 def photos():
-    return datasets.photo_patches()
+    return photographs.photo_patches()
 
 
 def decoded(data, split):
@@ -75,7 +75,7 @@ def test_photo_patches(photos):
     assert len(photos.class_names) == 14
 
     # The same patches every time, and none of the test patches among the training patches.
-    again = next(iter(datasets.photo_patches().train.examples))[0]
+    again = next(iter(photographs.photo_patches().train.examples))[0]
     np.testing.assert_array_equal(images[0], again)
     seen = {image.tobytes() for image in images}
     assert not any(image.tobytes() in seen for image in next(decoded(photos, photos.test)))
@@ -129,18 +129,18 @@ def test_unknown_names_splits_and_folders(tmp_path):
     with pytest.raises(
         InputError, match="cifar10, .*imagenet2012, .*photo_patches.*nearest.*'cifar11'"
     ):
-        datasets.load(config)
+        sources.load(config)
     with pytest.raises(InputError, match="train, test.*Received: 'validation'"):
         made("made_square", tmp_path, test_split="validation")
     with pytest.raises(InputError, match="existing folder.*nowhere"):
-        datasets.load(config, str(tmp_path / "nowhere"))
+        sources.load(config, str(tmp_path / "nowhere"))
 
 
 def test_what_cannot_be_downloaded_is_said_where_it_was_sought(tmp_path):
     # ImageNet's archives have to be fetched by hand, so this needs no network to fail.
     config = load_config("imagenet2012")
     with pytest.raises(InputError) as error:
-        datasets.load(config, str(tmp_path))
+        sources.load(config, str(tmp_path))
     message = str(error.value)
     assert str(tmp_path) in message and "tfds build imagenet2012" in message and "\n" not in message
 
@@ -152,7 +152,7 @@ def test_versions_and_configs_that_do_not_exist_are_refused_in_one_sentence(data
     config = load_config("cifar10")
     config.dataset = dataset
     with pytest.raises(InputError) as error:
-        datasets.load(config, str(tmp_path))
+        sources.load(config, str(tmp_path))
     assert "dataset must be" in str(error.value) and "\n" not in str(error.value)
     assert str(error.value).endswith(f"Received: dataset={dataset!r}")
 
@@ -228,7 +228,7 @@ def folder(path, train=("cat", "dog"), val=("cat", "dog"), images=3):
 
 def test_a_folder_of_classes(tmp_path):
     config = folder(tmp_path)
-    data = datasets.load(config, str(tmp_path))
+    data = sources.load(config, str(tmp_path))
     assert (data.class_names, data.train.size, data.test.size) == (("cat", "dog"), 6, 6)
     images, labels = decoded(data, data.train)
     assert {image.shape for image in images} == {(20, 30, 3), (21, 30, 3), (22, 30, 3)}
@@ -240,7 +240,7 @@ def test_a_folder_of_classes(tmp_path):
 def test_a_folder_without_classes_is_for_the_encoder_alone(tmp_path):
     config = folder(tmp_path, train=[""], val=[])
     (tmp_path / "train" / "more").rename(tmp_path / "elsewhere")
-    data = datasets.load(config, str(tmp_path))
+    data = sources.load(config, str(tmp_path))
     assert data.class_names == () and data.probe is None and data.test is None
     assert list(data.train.labels()) == [-1]
 
@@ -257,7 +257,7 @@ def test_a_folder_without_classes_is_for_the_encoder_alone(tmp_path):
 def test_folders_that_do_not_fit_are_refused(made, expected, tmp_path):
     config = folder(tmp_path, **made)
     with pytest.raises(InputError, match=expected):
-        datasets.load(config, str(tmp_path))
+        sources.load(config, str(tmp_path))
 
 
 # Batches
@@ -298,7 +298,7 @@ def test_windows_give_the_views_of_whole_images(extension, worst, tmp_path):
     for split in ("train", "val"):
         (tmp_path / split / "a").mkdir(parents=True)
         tf.io.write_file(str(tmp_path / split / "a" / f"a.{extension}"), encode(photograph))
-    data = datasets.load(load_config("image_folder"), str(tmp_path))
+    data = sources.load(load_config("image_folder"), str(tmp_path))
     record, _ = next(iter(data.train.examples))
     policy, areas = Policy(geometry="crop"), []
     for step in range(5):

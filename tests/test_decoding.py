@@ -12,10 +12,10 @@ import pytest
 import skimage.data
 import tensorflow as tf
 
-from amdim_tf import decoding, views
-from amdim_tf.datasets import Data
-from amdim_tf.decoding import MAX_PIXELS, decode, fault, reason
-from amdim_tf.exif import orientation
+from amdim_tf.data import decoding, views
+from amdim_tf.data.data import Data
+from amdim_tf.data.decoding import MAX_PIXELS, decode, fault, reason
+from amdim_tf.data.exif import orientation
 
 PHOTOGRAPH = PIL.Image.fromarray(skimage.data.astronaut()[40:101, 180:263])
 GREY = PHOTOGRAPH.convert("L")

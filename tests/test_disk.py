@@ -12,12 +12,13 @@ from PIL import Image
 from reference import relative_error
 
 from amdim_tf import AMDIM, load_encoder, load_preprocess
-from amdim_tf.bulk import Job, embed
-from amdim_tf.convert import to_content
-from amdim_tf.evaluation import evaluate
-from amdim_tf.export import export
-from amdim_tf.run_directory import load_model, read_class_names, read_result, run_config
-from amdim_tf.train import train
+from amdim_tf.evaluation.evaluation import evaluate
+from amdim_tf.reference.conversion import to_content
+from amdim_tf.runs.training import train
+from amdim_tf.serving.bulk import Job, embed
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.run_directory import load_model
+from amdim_tf.training.run_files import read_class_names, read_result, run_config
 
 FINISHED = ("finished", "mixture", "supervised")
 EXPECTED = np.load(HERE / "expected.npz")

@@ -17,13 +17,13 @@ import replicas
 import tensorflow as tf
 from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 
-from amdim_tf import datasets, pipeline
-from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.command import STOPPED
 from amdim_tf.config import load_config
+from amdim_tf.data import photographs, pipeline
 from amdim_tf.distribution import Worker, check_batch, choose_strategy, cluster
 from amdim_tf.errors import InputError
-from amdim_tf.train import train
+from amdim_tf.runs.training import train
+from amdim_tf.training.checkpoints import Checkpoints
 
 
 def test_replicas_and_regions_change_nothing(tmp_path):
@@ -135,7 +135,7 @@ def test_the_command_compiled_on_two_replicas_and_by_two_workers(tmp_path):
 
 
 def test_each_image_is_seen_once_by_all_workers():
-    data = datasets.photo_patches(train_count=10)
+    data = photographs.photo_patches(train_count=10)
     config = load_config("photo_patches")
     config.batch_size = 12
 

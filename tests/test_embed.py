@@ -19,13 +19,13 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from amdim_tf import bulk
-from amdim_tf.bulk import Job, embed
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
-from amdim_tf.export import export
-from amdim_tf.loading import load_encoder, load_preprocess
-from amdim_tf.model import build_model
+from amdim_tf.serving import bulk
+from amdim_tf.serving.bulk import Job, embed
+from amdim_tf.serving.loading import load_encoder, load_preprocess
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build_model
 
 GENERATOR = np.random.default_rng(0)
 

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf.batch_norm import BatchNorm
-from amdim_tf.convolution import Convolution
-from amdim_tf.embeddings import Phi
-from amdim_tf.encoder import Encoder
+from amdim_tf.encoders.amdim import Encoder
+from amdim_tf.encoders.batch_norm import BatchNorm
+from amdim_tf.encoders.convolution import Convolution
 from amdim_tf.errors import InputError
+from amdim_tf.objectives.phi import Phi
 
 
 @pytest.mark.parametrize("size, width", [(32, 32), (64, 64), (128, 64)])

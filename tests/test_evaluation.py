@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import datasets, evaluation, features
-from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.config import load_config
+from amdim_tf.data import sources
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import evaluate, evaluation_config
-from amdim_tf.features import encode, kept_features
-from amdim_tf.run_directory import load_model
-from amdim_tf.train import train
+from amdim_tf.evaluation.evaluation import evaluate, evaluation, features
+from amdim_tf.evaluation.features import encode, kept_features
+from amdim_tf.runs.training import train
+from amdim_tf.training.checkpoints import Checkpoints
+from amdim_tf.training.run_directory import load_model
+from amdim_tf.training.run_files import evaluation_config
 
 FIELDS = {"probe_epochs": 1, "checkpoint_minutes": 0.0}
 CHOSEN = ("knn", "linear", "mlp", "finetune")
@@ -32,7 +33,7 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "trained"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("amdim_tf.train.wanted", lambda *_: ())
-        patch.setattr("amdim_tf.finish.export", lambda *_: None)
+        patch.setattr("amdim_tf.runs.finish.export", lambda *_: None)
         train(config, path)
     return path
 
@@ -128,7 +129,7 @@ def test_what_was_measured_before_is_not_measured_again(trained, tmp_path, monke
 def encoded(trained):
     """(encoder, data, split, config) of 840 images."""
     config = config_of(trained)
-    data, (model, _) = datasets.load(config, None), load_model(trained)
+    data, (model, _) = sources.load(config, None), load_model(trained)
     return model.encoder, data, data.test, config
 
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from amdim_tf.events import Events
+from amdim_tf.training.events import Events
 
 
 def of(folder):

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import features
 from amdim_tf.config import VARIANTS, apply_variant, fields, known_configs, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import evaluate, evaluation_config
-from amdim_tf.results import results_table
-from amdim_tf.sweep import sweep, sweep_table
-from amdim_tf.train import train
+from amdim_tf.evaluation.evaluation import evaluate, features
+from amdim_tf.evaluation.results import results_table
+from amdim_tf.runs.sweep import sweep, sweep_table
+from amdim_tf.runs.training import train
+from amdim_tf.training.run_files import evaluation_config
 
 SMALL = {
     "ndf": 2,

@@ -13,15 +13,16 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
 from amdim_tf import export as exporting
-from amdim_tf import self_check
 from amdim_tf.config import load_config
+from amdim_tf.data.decoding import MAX_PIXELS
+from amdim_tf.data.preprocess import some
+from amdim_tf.data.views import center, normalize
 from amdim_tf.errors import InputError
-from amdim_tf.export import export
-from amdim_tf.model import build_model
-from amdim_tf.preprocess import MAX_PIXELS, some
-from amdim_tf.run_directory import METADATA
-from amdim_tf.self_check import ExportError, serve
-from amdim_tf.views import center, normalize
+from amdim_tf.serving import self_check
+from amdim_tf.serving.saved_model import export
+from amdim_tf.serving.self_check import ExportError, serve
+from amdim_tf.training.building import build_model
+from amdim_tf.training.run_directory import METADATA
 
 CLASSES = ("cat", "dog", "bird")
 GENERATOR = np.random.default_rng(0)

@@ -7,9 +7,9 @@ import pytest
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
-from amdim_tf.export import export
 from amdim_tf.files import has_scheme, local, printable, readable, write_text
-from amdim_tf.run_directory import RunDirectory, load_model
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.run_directory import RunDirectory, load_model
 
 
 def test_paths_of_this_machine(monkeypatch):

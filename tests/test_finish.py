@@ -7,12 +7,13 @@ import signal
 import numpy as np
 import pytest
 
-from amdim_tf import c_api, finish, self_check
 from amdim_tf.config import load_config
 from amdim_tf.errors import Stopped
-from amdim_tf.finish import Rows
-from amdim_tf.protocols import ROWS
-from amdim_tf.train import table, train
+from amdim_tf.evaluation.protocols import ROWS
+from amdim_tf.runs import finish
+from amdim_tf.runs.finish import Rows
+from amdim_tf.runs.training import table, train
+from amdim_tf.serving import c_api, self_check
 
 SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "steps": 2, "probe_images": 60}
 

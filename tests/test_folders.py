@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import datasets
 from amdim_tf.config import load_config
+from amdim_tf.data import sources
+from amdim_tf.data.folders import PassedOver, walk
 from amdim_tf.errors import InputError
-from amdim_tf.folders import PassedOver, walk
-from amdim_tf.run_directory import RunDirectory
+from amdim_tf.training.run_directory import RunDirectory
 
 IMAGE = tf.io.encode_png(np.arange(40 * 30 * 3, dtype="uint8").reshape(40, 30, 3)).numpy()
 
@@ -24,7 +24,7 @@ def write(path, contents=IMAGE):
 def load(path, **fields):
     config = load_config("image_folder")
     config.update({"image_size": 64, "batch_size": 2, **fields})
-    return datasets.load(config, str(path))
+    return sources.load(config, str(path))
 
 
 def names(split, folder):

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from reference import SIZES, Golden, relative_error
 
-from amdim_tf.convert import named_variables, to_keras
-from amdim_tf.optimizer import AdamL2, WarmupStepDecay
+from amdim_tf.reference.conversion import named_variables, to_keras
+from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
 
 VIEWS = (1, 2)
 

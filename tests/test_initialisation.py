@@ -9,11 +9,11 @@ import tensorflow as tf
 from reference import GOLDEN
 
 from amdim_tf.config import load_config
-from amdim_tf.convert import named_variables
-from amdim_tf.encoder import Encoder
-from amdim_tf.model import AMDIM
-from amdim_tf.optimizer import AdamL2
-from amdim_tf.views import normalize
+from amdim_tf.data.views import normalize
+from amdim_tf.encoders.amdim import Encoder
+from amdim_tf.reference.conversion import named_variables
+from amdim_tf.training.model import AMDIM
+from amdim_tf.training.optimizer import AdamL2
 
 SEEDS = range(10)
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import Encoder, InputError, batch_norm, classifier
-from amdim_tf import model as model_module
-from amdim_tf.classifier import Classifier
-from amdim_tf.labels import as_classes, fault
-from amdim_tf.model import AMDIM
-from amdim_tf.optimizer import AdamL2, WarmupStepDecay
+from amdim_tf import Encoder, InputError
+from amdim_tf.encoders import batch_norm
+from amdim_tf.training import classifier
+from amdim_tf.training import model as model_module
+from amdim_tf.training.classifier import Classifier
+from amdim_tf.training.labels import as_classes, fault
+from amdim_tf.training.model import AMDIM
+from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
 
 GENERATOR = np.random.default_rng(0)
 COUNT, CLASSES = 10, 3

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from amdim_tf import InputError, Preprocess, load_encoder, load_preprocess
 from amdim_tf.config import load_config
-from amdim_tf.export import export
+from amdim_tf.data.views import center, normalize
 from amdim_tf.files import write_json
-from amdim_tf.run_directory import RunDirectory
-from amdim_tf.train import build
-from amdim_tf.views import center, normalize
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build
+from amdim_tf.training.run_directory import RunDirectory
 
 GENERATOR = np.random.default_rng(0)
 README = pathlib.Path(__file__).parents[1] / "README.md"

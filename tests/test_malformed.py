@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from amdim_tf import datasets, pipeline
 from amdim_tf.config import load_config
+from amdim_tf.data import pipeline, sources
 from amdim_tf.errors import InputError
 
 
@@ -195,10 +195,10 @@ def test_a_malformed_folder(kind, tmp_path):
     config.update({"image_size": 32, "batch_size": 2})
     if isinstance(expected, str):
         with pytest.raises(InputError) as error:
-            datasets.load(config, str(tmp_path))
+            sources.load(config, str(tmp_path))
         assert re.search(expected, one_sentence(error))
         return
-    data = datasets.load(config, str(tmp_path))
+    data = sources.load(config, str(tmp_path))
     used, bad = use(data, config)
     passed = sum(int(count) for count in re.findall(r"[:,] (\d+) ", f"{data.note} "))
     assert (used, bad, passed) == expected if expected else used + bad + passed == 9
@@ -255,7 +255,7 @@ def test_classes_without_names_have_numbers(tmp_path):
     delete("label.labels.txt")(tfds_set(tmp_path))
     config = load_config("cifar10")
     config.update({"dataset": "made_malformed", "batch_size": 4})
-    assert datasets.load(config, str(tmp_path)).class_names == ("0", "1")
+    assert sources.load(config, str(tmp_path)).class_names == ("0", "1")
 
 
 @pytest.mark.parametrize("kind", SETS)
@@ -264,7 +264,7 @@ def test_a_malformed_set(kind, tmp_path):
     config = load_config("cifar10")
     config.update({"dataset": "made_malformed", "batch_size": 4})
     with pytest.raises(InputError) as error:
-        datasets.load(config, str(tmp_path))
+        sources.load(config, str(tmp_path))
     assert re.search("made_malformed|Labels|" + re.escape(str(tmp_path)), one_sentence(error))
 
 

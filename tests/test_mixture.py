@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 from test_nce import embeddings
 
-from amdim_tf import multiscale
-from amdim_tf.mixture import Mixture, expectation, posterior
-from amdim_tf.model import AMDIM, Encoder
-from amdim_tf.nce import nce
+from amdim_tf.encoders.amdim import Encoder
+from amdim_tf.objectives import multiscale
+from amdim_tf.objectives.mixture import Mixture, expectation, posterior
+from amdim_tf.objectives.nce import nce
+from amdim_tf.training.model import AMDIM
 
 GENERATOR = np.random.default_rng(0)
 LOSSES = GENERATOR.gamma(2.0, size=(3, 4, 49)).astype("float32")

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf.classifier import Classifier
-from amdim_tf.encoder import Encoder
-from amdim_tf.model import AMDIM
-from amdim_tf.optimizer import AdamL2
-from amdim_tf.probes import probe_loss
+from amdim_tf.encoders.amdim import Encoder
+from amdim_tf.objectives.probes import probe_loss
+from amdim_tf.training.classifier import Classifier
+from amdim_tf.training.model import AMDIM
+from amdim_tf.training.optimizer import AdamL2
 
 
 def tiny(seed=0, **arguments):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import blockwise, multiscale
 from amdim_tf.errors import InputError
-from amdim_tf.nce import nce
+from amdim_tf.objectives import blockwise, multiscale
+from amdim_tf.objectives.nce import nce
 
 
 def by_hand(antecedents, consequents, clip, regulariser):

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from test_export import small_config
 
-from amdim_tf.export import export
-from amdim_tf.model import build_model
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build_model
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf.optimizer import AdamL2, WarmupStepDecay
+from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
 
 
 def test_updates_are_those_of_adam_with_coupled_l2():

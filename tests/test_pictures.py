@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import maps, pictures
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import draw_confusion
-from amdim_tf.train import train
-from amdim_tf.visualize import visualize
+from amdim_tf.evaluation.evaluation import draw_confusion, maps, pictures
+from amdim_tf.evaluation.visualization import visualize
+from amdim_tf.runs.training import train
 
 GENERATOR = np.random.default_rng(0)
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from amdim_tf import datasets, pipeline, splits
 from amdim_tf.config import load_config
+from amdim_tf.data import pipeline, sources, splits, tfds_sets
 from amdim_tf.distribution import Worker
 
 SIZE = 120
@@ -45,7 +45,7 @@ def in_groups(prepared, monkeypatch, count=3, blocks=4, **fields):
     monkeypatch.setattr(splits, "GROUP_BLOCKS", blocks)
     config = load_config("cifar10")
     config.update({"dataset": "made_sharded", "batch_size": 16, **fields})
-    return datasets.load(config, str(prepared)), config
+    return sources.load(config, str(prepared)), config
 
 
 def size_of(file):
@@ -94,7 +94,7 @@ def test_orders_hold_each_image_once_and_can_be_entered_anywhere(source, prepare
 @pytest.mark.parametrize("train_split", ["train", "train[5:55]+train[61:]"])
 def test_a_subset_is_the_same_in_memory_and_in_files(train_split, prepared, monkeypatch, tmp_path):
     """Its records, their order for training, and labels, which are read from the files once."""
-    monkeypatch.setattr(datasets, "SMALL_BYTES", 0)  # of which no labels are read in advance
+    monkeypatch.setattr(tfds_sets, "SMALL_BYTES", 0)  # of which no labels are read in advance
     read, read_index = [], splits._read_index
     monkeypatch.setattr(splits, "_read_index", lambda *x: read.append(0) or read_index(*x))
     places, found = np.array([3, 4, 49, 50, 88, 107]), []
@@ -120,7 +120,7 @@ def test_starting_deep_reads_nothing_before(prepared, monkeypatch, tmp_path):
     for file in map(str, (tmp_path / "copy").rglob("*train*tfrecord*")):
         records = tf.data.TFRecordDataset(file)
         held = {
-            int(tf.io.parse_single_example(record, datasets.PARSED)["label"]) for record in records
+            int(tf.io.parse_single_example(record, tfds_sets.PARSED)["label"]) for record in records
         }
         if not held & late:
             pathlib.Path(file).write_bytes(b"nothing")

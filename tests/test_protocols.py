@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from amdim_tf import neighbours, protocols
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
-from amdim_tf.features import Features
-from amdim_tf.protocols import Predictions
+from amdim_tf.evaluation import protocols
+from amdim_tf.evaluation.features import Features
+from amdim_tf.evaluation.maps import neighbours
+from amdim_tf.evaluation.protocols import Predictions
 
 
 def blobs(count, classes, seed, spread=0.3):

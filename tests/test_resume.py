@@ -13,12 +13,14 @@ import pytest
 import tensorflow as tf
 from kill_training import STEPS, small_config
 
-from amdim_tf import callbacks, protocols
-from amdim_tf.checkpoints import Checkpoints
 from amdim_tf.config import apply_variant
 from amdim_tf.errors import InputError, Stopped
-from amdim_tf.run_directory import load_model, read_result
-from amdim_tf.train import train
+from amdim_tf.evaluation import protocols
+from amdim_tf.runs.training import train
+from amdim_tf.training import callbacks
+from amdim_tf.training.checkpoints import Checkpoints
+from amdim_tf.training.run_directory import load_model
+from amdim_tf.training.run_files import read_result
 
 # What a clock says of a step.
 TIMES = ("input_wait", "steps_per_second")
@@ -63,7 +65,7 @@ def check_same(run, whole):
 def briefly(monkeypatch):
     """Has trainings end without measuring and exporting the encoder, to save time."""
     monkeypatch.setattr("amdim_tf.train.wanted", lambda *_: ())
-    monkeypatch.setattr("amdim_tf.finish.export", lambda *_: None)
+    monkeypatch.setattr("amdim_tf.runs.finish.export", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import bulk
 from amdim_tf import train as command
-from amdim_tf.bulk import Job, embed
 from amdim_tf.config import load_config
-from amdim_tf.export import export
-from amdim_tf.model import build_model
+from amdim_tf.serving import bulk
+from amdim_tf.serving.bulk import Job, embed
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build_model
 
 TINY = {"ndf": 2, "nrkhs": 16, "ndepth": 1, "batch_size": 16}
 

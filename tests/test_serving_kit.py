@@ -29,11 +29,11 @@ from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
 from test_export import small_config
 
-from amdim_tf.export import batching_parameters, export
+from amdim_tf.data.preprocess import Preprocess
 from amdim_tf.files import write_json
-from amdim_tf.model import build_model
-from amdim_tf.preprocess import Preprocess
-from amdim_tf.run_directory import environment
+from amdim_tf.serving.saved_model import batching_parameters, export
+from amdim_tf.training.building import build_model
+from amdim_tf.training.run_directory import environment
 
 KIT = pathlib.Path(__file__).parent.parent / "export"
 sys.path.append(str(KIT))

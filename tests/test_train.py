@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf.bulk import Job, embed
-from amdim_tf.config import base_config, check_config, load_config, nearest
-from amdim_tf.encoder import Encoder
+from amdim_tf.config import base_config, load_config, nearest
+from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import evaluate
-from amdim_tf.export import export
+from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.files import write_json
 from amdim_tf.lock import locked
-from amdim_tf.run_directory import RunDirectory, load_model
-from amdim_tf.train import build, train
+from amdim_tf.runs.training import train
+from amdim_tf.serving.bulk import Job, embed
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build, check_config
+from amdim_tf.training.run_directory import RunDirectory, load_model
 
 SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 2, "probe_images": 1000}
 

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from reference import GOLDEN
 
-from amdim_tf import color, views
 from amdim_tf.config import load_config
+from amdim_tf.data import color, views
+from amdim_tf.data.views import Policy, draw, two_views
 from amdim_tf.distribution import compiled
 from amdim_tf.errors import InputError
-from amdim_tf.views import Policy, draw, two_views
 
 PLAIN = Policy("none", jitter_probability=0.0, gray_probability=0.0)
 
@@ -125,8 +125,8 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from amdim_tf import views
-from amdim_tf.preprocess import Preprocess
+from amdim_tf.data import views
+from amdim_tf.data.preprocess import Preprocess
 
 prepare = Preprocess(128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 draws = views.draw((0, 0), 1)

@@ -24,7 +24,7 @@ def images():
 
 
 def main(folder):
-    from amdim_tf.run_directory import load_model
+    from amdim_tf.training.run_directory import load_model
 
     expected = {}
     for run in sorted(pathlib.Path(folder).iterdir()):

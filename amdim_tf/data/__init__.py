@@ -1,0 +1,1 @@
+"""A name becomes uint8 images, and these batches of views."""

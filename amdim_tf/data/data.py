@@ -1,0 +1,86 @@
+"""A data set as training and measuring meet it: splits of records, and how one becomes an image."""
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from amdim_tf.data.decoding import plausible, reason
+from amdim_tf.data.exif import orientation
+from amdim_tf.data.failures import Failures, fingerprint
+from amdim_tf.data.splits import Split
+
+# The label of images without class.
+UNLABELLED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Records are small, so that shuffling and skipping them costs little: the bytes of a file or its
+    name, which `read` makes bytes. `decode` makes a record an image (H,W,3) uint8, of the same
+    `image_shape` (H,W) for all, or of any, (None, None). The label of images without class is -1;
+    without classes `probe` and `test` are None. `note` says what was done to the images so that
+    they fit, if anything. Images that turn out to be bad are known to `failures`, by the `name` of
+    the bytes of their record.
+    """
+
+    train: Split
+    probe: Split | None
+    test: Split | None
+    class_names: tuple
+    decode: Callable
+    image_shape: tuple
+    note: str = ""
+    read: Callable = tf.identity
+    name: Callable = fingerprint
+    failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
+
+    def record(self):
+        """What a run is trained on, as JSON has it: classes, and numbers and digests of images."""
+        splits = {name: getattr(self, name) for name in ("train", "probe", "test")}
+        return {"classes": list(self.class_names)} | {
+            name: split and {"images": split.size, "digest": split.digest}
+            for name, split in splits.items()
+        }
+
+    def lose(self, records):
+        """Tells `failures` of bad images, by an array of their records (N,)."""
+        for record in records:
+            name = self.name(record)
+            if name not in self.failures:
+                self.failures.add(name, self._why(record))
+
+    def _why(self, record):
+        try:
+            contents = self.read(tf.constant(record)).numpy()
+        except tf.errors.OpError:
+            return "it cannot be read"
+        return reason(contents) or "another shape than the others', or no valid label"
+
+    def decode_window(self, record, boxes_of):
+        """The part of an image that its crops cover; of a JPEG, if upright, no more is decoded.
+
+        Args:
+            record: of the image.
+            boxes_of: of its height and width, to the window and the crops, as `views.crop_boxes`.
+
+        Returns:
+            The window (h,w,3) uint8, and the crops in it (2,4) int32.
+        """
+        contents = plausible(self.read(record))
+
+        def of_jpeg():
+            height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(contents))
+            window, boxes = boxes_of(height, width)
+            return tf.image.decode_and_crop_jpeg(contents, window, 3), boxes
+
+        def of_other():
+            image = self.decode(record)
+            window, boxes = boxes_of(tf.shape(image)[0], tf.shape(image)[1])
+            top, left, height, width = tf.unstack(window)
+            return image[top : top + height, left : left + width], boxes
+
+        upright = tf.io.is_jpeg(contents) & (orientation(contents) == 1)
+        return tf.cond(upright, of_jpeg, of_other)

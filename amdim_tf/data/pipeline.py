@@ -1,0 +1,258 @@
+"""Batches: images of a data set become views to train on, or test images to measure on."""
+
+import functools
+
+import tensorflow as tf
+
+from amdim_tf.data import views
+from amdim_tf.data.data import UNLABELLED
+from amdim_tf.distribution import Worker, compiled
+from amdim_tf.errors import InputError
+
+TEST_BATCH = 256
+AUTOTUNE = tf.data.AUTOTUNE
+
+
+def steps_per_epoch(data, config):
+    """Whole batches in an epoch; the remainder waits for the next, differently shuffled one.
+
+    Raises:
+        InputError: a batch larger than the data set.
+    """
+    if config.batch_size > data.train.size:
+        raise InputError(
+            f"batch_size must be at most the {data.train.size} training images of "
+            f"{config.dataset}. Received: batch_size={config.batch_size}"
+        )
+    return data.train.size // config.batch_size
+
+
+def views_of(data, config):
+    """The function of a batch's images and draws that makes its views (x1, x2).
+
+    Each view is (B,S,S,3) float32, normalised. Images are uint8 (B,H,W,3); those of different
+    shapes are cut to views (B,2,S,S,3) before they form a batch, and lack only colour. Draws are
+    `views.draw`'s, but batch first: (B,42,2).
+    """
+    policy = views.Policy(**config.views)
+    reframe = compiled(
+        lambda images, draws: views.reframe(images, config.image_size, policy, draws)
+    )
+    normalize = compiled(
+        lambda pairs: tuple(tf.unstack(views.normalize(pairs, config.mean, config.std)))
+    )
+
+    @tf.function(autograph=False)
+    def to_views(images, draws):
+        draws = tf.transpose(draws, (1, 2, 0))
+        if None in data.image_shape:
+            pairs = tf.transpose(images, (1, 0, 2, 3, 4))
+        else:
+            pairs = reframe(images, draws)
+        return normalize(views.recolor(pairs, policy, draws))
+
+    return to_views
+
+
+def train_batches(data, config, first_step, last_step, to_views=None, worker=None):
+    """Batches `((x1, x2), labels)` of the steps `first_step` to `last_step` - 1.
+
+    Views (B,S,S,3) float32, normalised; labels (B,) int64. What a step sees is a function of the
+    seed and the step, wherever training started: epochs are shuffled by (seed, epoch), and views
+    drawn by (seed, step).
+
+    Args:
+        data: a `Data`.
+        config: a config.
+        first_step, last_step: ints.
+        to_views: makes the views, by default `views_of(data, config)`. Another function, such as
+            one that leaves images and draws as they are, leaves that to the training step.
+        worker: a `distribution.Worker` among several. It gets its part of each batch, and that in
+            one part for each of its replicas.
+    """
+    worker = worker or Worker()
+    # Images of a batch for this process, and parts in which they come.
+    mine = config.batch_size * worker.local // worker.replicas
+    part = mine if worker.alone else mine // worker.local
+    epoch_steps = steps_per_epoch(data, config)
+    policy = views.Policy(**config.views)
+    size, batch = config.image_size, config.batch_size
+    to_views = to_views or views_of(data, config)
+    crop_boxes = compiled(views.crop_boxes)
+
+    def epoch(number):
+        first = tf.maximum(first_step - number * epoch_steps, 0) * batch
+        examples = data.train.shuffled((config.seed, number), first)
+        return examples.take(epoch_steps * batch - first)
+
+    def decode(index, record):
+        if None not in data.image_shape:
+            return tf.ensure_shape(data.decode(record), (*data.image_shape, 3))
+        # Images of different shapes are cut to size one by one, before they form a batch.
+        draws = views.draw((config.seed, index), 1)
+        if policy.geometry == "crop":
+            image, boxes = data.decode_window(record, functools.partial(crop_boxes, draws))
+            pair = views.crop_one(image, boxes, size, policy, draws)
+        else:
+            pair = views.reframe(data.decode(record)[None], size, policy, draws)[:, 0]
+        return tf.ensure_shape(pair, (2, size, size, 3))
+
+    def decode_batch(indices, example):
+        def fill(places, images):
+            # The place of a bad image is taken by the next good one, without its label.
+            wanted = tf.range(part, dtype=tf.int64)
+            found = tf.searchsorted(places, wanted)
+            labels = tf.where(tf.gather(places, found) == wanted, example[1], UNLABELLED)
+            images = tf.gather(images, found % tf.maximum(tf.size(places) - 1, 1))
+            return indices, (tf.ensure_shape(images, (part, *images.shape[1:])), labels)
+
+        return attempt(data, decode, indices, *example).map(fill)
+
+    def draw_views(indices, example):
+        images, labels = example
+        step, place = indices[0] // batch, indices[0] % batch
+        draws = tf.transpose(views.draw((config.seed, step), batch), (2, 0, 1))
+        draws = tf.slice(draws, [place, 0, 0], tf.constant([part, *draws.shape[1:]], tf.int64))
+        return to_views(images, draws), labels
+
+    first_epoch, last_epoch = first_step // epoch_steps, -(-last_step // epoch_steps)
+    examples = (
+        tf.data.Dataset.range(first_epoch, last_epoch)
+        .flat_map(epoch)
+        .take((last_step - first_step) * batch)
+        .enumerate(first_step * batch)
+    )
+    if not worker.alone:
+        examples = examples.filter(lambda index, _: index % batch // mine == worker.index)
+    batches = examples.batch(part, drop_remainder=True)
+    if batches.element_spec[1][0].dtype == tf.string:  # else they are pixels
+        batches = overlapped(batches, decode_batch)
+    return (
+        batches.map(draw_views, num_parallel_calls=AUTOTUNE)
+        .apply(tf.data.experimental.assert_cardinality((last_step - first_step) * mine // part))
+        .prefetch(AUTOTUNE)
+    )
+
+
+def test_batches(data, split, config, worker=None, first=0, prepare=None):
+    """All of a `split` of `data` as at test time, in its order: (places, images, labels).
+
+    Batches are all of one size B, so that nothing is traced or compiled for a smaller one, and the
+    same for any number of replicas: places (B,) int64 in the split, images (B,S,S,3) float32,
+    normalised, and labels (B,) int64, -1 where unknown. Where an image is bad, see `attempt`, or
+    where there are no more images, place and label are -1 and the image is zeros.
+
+    Args:
+        data: a `Data`.
+        split: one of its splits.
+        config: a config.
+        worker: a `distribution.Worker` among several, by default the only one. Each of its replicas
+            takes a batch at a time, and all replicas of all workers take the same number.
+        first: the batch to begin with.
+        prepare: of an image (H,W,3) uint8, to what is in `images` of it; by default the transform
+            of test time.
+    """
+    worker, size = worker or Worker(), batch_size(split)
+    numbers = range(first, -(-split.size // size))
+    mine = [i for i, _ in enumerate(numbers) if worker.owns(i)]
+    fillers = -(-len(numbers) // worker.replicas) * worker.local - len(mine)
+
+    def normalised(image):
+        image = views.center(image[None], config.image_size)[0]
+        image = tf.ensure_shape(image, (config.image_size, config.image_size, 3))
+        return views.normalize(image, config.mean, config.std)
+
+    def transform(_, record):
+        return (prepare or normalised)(data.decode(record))
+
+    def decode_batch(places, example):
+        def fill(good, images):
+            good = good[:-1]  # without the end that `attempt` adds
+
+            def filled(values, other):
+                shape = (size, *values.shape[1:])
+                return tf.scatter_nd(good[:, None], values - other, shape) + other
+
+            known = (filled(tf.gather(column, good), -1) for column in (places, example[1]))
+            own_places, labels = known
+            return own_places, filled(images[:-1], 0), labels
+
+        return attempt(data, transform, places, *example).map(fill)
+
+    examples = split.examples_from(first * size).enumerate(first * size)
+    batches = examples.batch(size)
+    if not worker.alone:
+        batches = batches.enumerate().filter(lambda number, _: worker.owns(number))
+        batches = batches.map(lambda _, batch: batch)
+    batches = overlapped(batches, decode_batch)
+    if fillers:
+        nothing = tf.nest.map_structure(
+            lambda spec: tf.zeros(spec.shape, spec.dtype), batches.element_spec
+        )
+        places, images, labels = nothing
+        filler = tf.data.Dataset.from_tensors((places - 1, images, labels - 1))
+        batches = batches.concatenate(filler.repeat(fillers))
+    return batches.prefetch(AUTOTUNE)
+
+
+def batch_size(split):
+    """B of the `test_batches` of a `split`."""
+    return min(TEST_BATCH, split.size)
+
+
+def attempt(data, transform, indices, records, labels):
+    """Images of those records of a batch that are not bad; the others `data.failures` is told.
+
+    An image is bad if it cannot be read, decoded or transformed, or if its label is out of range.
+
+    Args:
+        data: a `Data`.
+        transform: of an index and a record, to an image.
+        indices, records, labels: of the batch, (B,...) each.
+
+    Returns:
+        A dataset of one element (places (G+1,) int64, images (G+1,...)): the places of the good
+        images in the batch and what they were transformed to, and at the end, at place B, zeros.
+    """
+    count = tf.size(labels, tf.int64)
+    valid = tf.where((labels >= UNLABELLED) & (labels < max(len(data.class_names), 1)))[:, 0]
+
+    def report(places, images):
+        lost = tf.sets.difference([tf.range(count)], [places]).values
+        tell = functools.partial(tf.numpy_function, data.lose, [tf.gather(records, lost)], [])
+        with tf.control_dependencies([tf.cond(tf.size(lost) > 0, tell, tf.no_op)]):
+            return tf.identity(places), images
+
+    return transformed(transform, valid, count, indices, records).map(report)
+
+
+def transformed(transform, places, end, *columns):
+    """What `transform` makes of the rows at `places` of `columns`, where it raises no error.
+
+    Args:
+        transform: of an entry of each column, to tensors of known shapes.
+        places: (P,) int64.
+        end: () int64.
+        columns: (B,...) each.
+
+    Returns:
+        A dataset of one element (places (G+1,), values (G+1,...)): the places of the rows that
+        could be transformed with their values, and after them `end` with zeros.
+    """
+    rows = places, *(tf.gather(column, places) for column in columns)
+
+    def one(place, *row):
+        return place, transform(*row)
+
+    good = tf.data.Dataset.from_tensor_slices(rows).map(one, AUTOTUNE)
+    value = good.element_spec[1]
+    nothing = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), value)
+    last = tf.data.Dataset.from_tensors((end, nothing))
+    return good.ignore_errors().concatenate(last).batch(tf.size(places, tf.int64) + 1)
+
+
+def overlapped(batches, decode_batch):
+    """`decode_batch` of each batch, in order; none waits for the last image of the one before."""
+    return batches.interleave(
+        decode_batch, cycle_length=2, num_parallel_calls=2, deterministic=True
+    )

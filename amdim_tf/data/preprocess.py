@@ -1,0 +1,80 @@
+"""Raw images as the encoder takes them: checked, and prepared as at test time."""
+
+import keras
+import tensorflow as tf
+
+from amdim_tf.data import views
+from amdim_tf.data.decoding import MAX_PIXELS, allowed, checked, decode
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class Preprocess(keras.layers.Layer):
+    """Images (N,H,W,3) uint8, or float in [0, 255], to normalised ones (N,S,S,3) float32.
+
+    The short side becomes 32, 70 or 146 pixels, bicubic, and the centre of S is kept: the test-time
+    transform. Images are of any size up to 2**25 pixels. An empty batch, another rank, other
+    channels, numbers that are not finite and floats in [0, 1] end in
+    `tf.errors.InvalidArgumentError`.
+
+    Args:
+        image_size: S, one of 32, 64, 128.
+        mean, std: of the normalisation, per channel, of pixels in [0, 1].
+
+    Example:
+    >>> white = keras.ops.full((2, 50, 40, 3), 255)
+    >>> Preprocess(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))(white).shape
+    TensorShape([2, 32, 32, 3])
+    """
+
+    def __init__(self, image_size, mean, std, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+
+    def call(self, images):
+        images = some(tf.ensure_shape(images, (None, None, None, 3)))
+        _, height, width, _ = tf.unstack(tf.shape(images, tf.int64))
+        wrong = f"images must be of 1 to {MAX_PIXELS} pixels each. Received the shape"
+        images = checked(images, allowed(height * width), wrong, tf.shape(images))
+        if images.dtype.is_floating:
+            images = _in_255(images)
+        images = views.center(images, self.image_size)
+        # Without this an image of a wrong shape could reach a convolution and abort the process.
+        images = tf.ensure_shape(images, (None, self.image_size, self.image_size, 3))
+        return views.normalize(images, self.mean, self.std)
+
+    def file(self, contents):
+        """One image file, a string scalar, to (S,S,3) float32; see `decoding.decode`."""
+        return self(decode(contents)[None])[0]
+
+    def decode(self, contents):
+        """Image files (N,) string to (N,S,S,3) float32: see `decoding.decode`."""
+        size = self.image_size
+        return tf.map_fn(
+            self.file,
+            some(tf.ensure_shape(contents, (None,))),
+            fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32),
+            parallel_iterations=8,  # each takes up to half a GB
+        )
+
+    def get_config(self):
+        fields = ("image_size", "mean", "std")
+        return super().get_config() | {field: getattr(self, field) for field in fields}
+
+
+def some(batch):
+    """The `batch`, unless it is empty: that ends in `tf.errors.InvalidArgumentError`."""
+    return checked(batch, tf.shape(batch)[0] > 0, "A batch must be of one image or more")
+
+
+def finite(images):
+    """The `images`, unless some number is not: that ends in `tf.errors.InvalidArgumentError`."""
+    known = tf.reduce_all(tf.math.is_finite(images))
+    return checked(images, known, "images must be of finite numbers. Received others among them")
+
+
+def _in_255(images):
+    """Floats, unless they are those of another range, in which all images would look black."""
+    images = finite(images)
+    low, high = tf.reduce_min(images), tf.reduce_max(images)
+    wrong = "images of floats must have pixels in 0..255, so 255 times those in 0..1. Received from"
+    return checked(images, (high > 1) | ((low == 0) & (high == 0)), wrong, low, "to", high)

@@ -1,0 +1,35 @@
+"""Data sets: a name becomes uint8 images with labels, for training and for testing."""
+
+import tensorflow as tf
+
+from amdim_tf.data.image_folders import from_folder
+from amdim_tf.data.photographs import photo_pairs, photo_patches
+from amdim_tf.data.tfds_sets import from_tfds
+from amdim_tf.errors import InputError
+from amdim_tf.files import readable
+
+SOURCES = {
+    "tfds": from_tfds,
+    "folder": from_folder,
+    "photo_patches": lambda config, data_dir: photo_patches(),
+    "photo_pairs": lambda config, data_dir: photo_pairs(),
+}
+
+
+def load(config, data_dir=None):
+    """The data set that `config` names, in full and in a fixed order.
+
+    Args:
+        config: `dataset`, `source` and the splits count: the encoder is trained on `train_split`,
+            classifiers on `probe_split`, if that is another, and both are scored on `test_split`.
+        data_dir: where TFDS keeps prepared data, None for its own default; or the folder of images.
+
+    Raises:
+        InputError: an unknown name or split, data that is neither prepared nor downloadable, or
+            data that is not images of one or three channels with a class each.
+    """
+    if data_dir is not None:
+        data_dir = readable(data_dir, "data_dir")
+        if not tf.io.gfile.isdir(data_dir):
+            raise InputError(f"data_dir must be an existing folder. Received: data_dir={data_dir}")
+    return SOURCES[config.source](config, data_dir)

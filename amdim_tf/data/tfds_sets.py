@@ -1,0 +1,154 @@
+"""Image sets of TensorFlow Datasets, read from their files."""
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from amdim_tf.config import known_configs, nearest
+from amdim_tf.data.array_records import in_array_records
+from amdim_tf.data.data import UNLABELLED, Data
+from amdim_tf.data.decoding import decode
+from amdim_tf.data.failures import Failures
+from amdim_tf.data.splits import LABEL, Split, in_files
+from amdim_tf.errors import InputError, one_line
+
+# Of a record.
+IMAGE = {"image": tf.io.FixedLenFeature((), tf.string)}
+PARSED = IMAGE | LABEL
+# What reads records from any place of a split, by the kind of its files.
+READERS = {
+    tfds.core.FileFormat.TFRECORD: in_files,
+    tfds.core.FileFormat.ARRAY_RECORD: in_array_records,
+}
+# Labels of larger splits are not read before training.
+SMALL_BYTES = 2**28
+
+
+def from_tfds(config, data_dir):
+    """An image set of TFDS, prepared if need be; see `load`.
+
+    Without a `label` of classes, it is for the encoder alone.
+    """
+    try:
+        builder = tfds.builder(config.dataset, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        near = nearest(config.dataset, {*known_configs(), *tfds.list_builders()})
+        raise InputError(
+            f"dataset must be one of {', '.join(known_configs())} or an image-classification set "
+            f"of TFDS; the nearest names are {near}. Received: dataset={config.dataset!r}"
+        ) from error
+    # What TFDS makes of a wrong config or version, it does not document.
+    except Exception as error:  # noqa: BLE001
+        raise InputError(
+            "dataset must be NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION of a set, a "
+            f"config and a version that TFDS has: {one_line(error)}. "
+            f"Received: dataset={config.dataset!r}"
+        ) from error
+    _prepare(builder)
+
+    features = dict(builder.info.features)
+    image, label = (features.get(key) for key in ("image", "label"))
+    if not isinstance(image, tfds.features.Image):
+        raise InputError(
+            "A data set needs the feature image. "
+            f"Received: {config.dataset} with {', '.join(features)}"
+        )
+    if image.shape[-1] not in (1, 3) or tf.as_dtype(image.dtype) != tf.uint8:
+        raise InputError(
+            "Images must have 1 or 3 channels of 8 bits; convert others beforehand. "
+            f"Received: {config.dataset} with images {image.shape} {tf.as_dtype(image.dtype).name}"
+        )
+    gray = image.shape[-1] == 1
+    classes = ()
+    if isinstance(label, tfds.features.ClassLabel) and config.labels != "none":
+        classes = tuple(label.names)
+    notes = ["grey images, repeated to three channels"] * gray
+    notes += ["no label of classes"] * (not isinstance(label, tfds.features.ClassLabel))
+
+    def decode_fixed(record):
+        pixels = image.decode_example(record)
+        return tf.image.grayscale_to_rgb(pixels) if gray else pixels
+
+    def pair(example):
+        unlabelled = tf.constant(UNLABELLED, tf.int64)
+        return example["image"], example["label"] if classes else unlabelled
+
+    def parse(record):
+        return pair(tf.io.parse_single_example(record, PARSED if classes else IMAGE))
+
+    def split(name, lowest):
+        try:
+            size = builder.info.splits[name].num_examples
+        except (KeyError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"The splits of {config.dataset} are {', '.join(builder.info.splits)}, complete or "
+                f"a slice as in train[:10%]. Received: {name!r}"
+            ) from error
+        if size <= 0:
+            raise InputError(
+                f"A split must have images. Received: {name!r} of {config.dataset}, which is empty"
+            )
+        if builder.info.file_format not in READERS:
+            skip = {"image": tfds.decode.SkipDecoding()}
+            examples = builder.as_dataset(split=name, decoders=skip).map(pair)
+            return Split(examples, size, f"{builder.info.full_name}/{name}")
+        try:
+            instructions = [
+                (str(one.filename), one.skip, one.take, _bytes(one))
+                for one in builder.info.splits[name].file_instructions
+            ]
+            read = READERS[builder.info.file_format](instructions, parse)
+            if not classes or sum(length for *_, length in instructions) > SMALL_BYTES:
+                return read
+            labels = read.labels()
+        except tf.errors.OpError as error:
+            raise InputError(
+                f"The files of {config.dataset} must be there and intact: {one_line(error)}. "
+                f"Received: {name} in {builder.data_dir}"
+            ) from error
+        _check_labels(labels, lowest, len(classes), name)
+        return read
+
+    train, probe, test = split(config.train_split, lowest=UNLABELLED), None, None
+    if classes:
+        probe = split(config.probe_split, lowest=0) if config.probe_split else train
+        test = split(config.test_split, lowest=0)
+    return Data(
+        train,
+        probe,
+        test,
+        classes,
+        decode if None in image.shape[:2] else decode_fixed,
+        image.shape[:2],
+        ", ".join(notes),
+        failures=Failures(train.size, config.bad_images),
+    )
+
+
+def _bytes(instruction):
+    """Of the records that TFDS's `instruction` takes from a file, about."""
+    length = tf.io.gfile.stat(str(instruction.filename)).length
+    return length * instruction.take // instruction.examples_in_shard
+
+
+def _check_labels(labels, lowest, classes, name):
+    """Raises `InputError` for a label that is neither in `lowest` to `classes` - 1."""
+    wrong = labels[(labels < lowest) | (labels >= classes)]
+    if wrong.size:
+        raise InputError(
+            f"Labels must be in {lowest}..{classes - 1}. Received: {wrong.size} others in the "
+            f"files of {name}, the first of them {wrong[0]}"
+        )
+
+
+def _prepare(builder):
+    """Downloads and prepares what is not there yet."""
+    if builder.is_prepared():
+        return
+    try:
+        builder.download_and_prepare()
+    # What a data set's own download code raises is not known in advance.
+    except Exception as error:  # noqa: BLE001
+        raise InputError(
+            f"{builder.name} is not prepared in {builder.data_dir} and could not be downloaded "
+            f"({one_line(error)}); prepare it with: tfds build {builder.name} --data_dir=DIR"
+        ) from error

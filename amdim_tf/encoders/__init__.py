@@ -1,0 +1,1 @@
+"""Images become one vector, f1, and maps of features by scale."""

@@ -1,0 +1,1 @@
+"""Features become numbers and pictures of what they are worth."""

@@ -1,0 +1,269 @@
+"""Features of all images of a split, computed once: in memory, or in files that are mapped to it.
+
+evaluation/features/NAME/      of an encoder at a step of its training, and a split
+    f1.npy, labels.npy         (M,D) float32 and (M,) int64, by the image's place in the split
+    record.json                what they are computed from, and how many images of them are there
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from amdim_tf import distribution
+from amdim_tf.data import pipeline, views
+from amdim_tf.distribution import Devices, check_agreement, current
+from amdim_tf.errors import InputError
+from amdim_tf.files import read_json, replacing, sync, write_json
+from amdim_tf.progress import progress
+
+# Between records of how far the files are written.
+FLUSH_SECONDS = 30
+# Rows that are summed at a time.
+BLOCK = 8192
+# Of raw pixels: larger images are no better a baseline, but do not fit into memory.
+RAW_SIZE = 32
+
+
+class Features:
+    """f1 (N,D) of the N images of a split that have labels (N,), in order.
+
+    Args:
+        values: (M,...), of all images by their places in the split; an array or a mapped file.
+        labels: (M,), -1 of images that do not count.
+        rows: the places of those that do, in order; by default all with a label.
+        prepare: of some values, to features (n,D) float32; by default they are that.
+    """
+
+    def __init__(self, values, labels, rows=None, prepare=None):
+        self.values, self.all_labels, self.prepare = values, labels, prepare
+        self.rows = np.flatnonzero(labels >= 0) if rows is None else rows
+        self.labels = np.asarray(labels[self.rows])
+        self.width = self.at(slice(0, 0)).shape[1]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def at(self, chosen):
+        """The features (n,D) of `chosen` images, places or a slice, in memory."""
+        values = np.asarray(self.values[self.rows[chosen]])
+        return self.prepare(values) if self.prepare else values
+
+    def block(self, start, stop):
+        """The features from `start` to `stop`, in memory."""
+        return self.at(slice(start, stop))
+
+    def within(self, places):
+        """Those of the images at `places` (n,) of the split."""
+        rows = np.intersect1d(self.rows, places)
+        return Features(self.values, self.all_labels, rows, self.prepare)
+
+    def moments(self):
+        """Mean and standard deviation (D,) float32."""
+        sums = np.zeros((2, self.width))
+        for start in range(0, len(self), BLOCK):
+            block = np.float64(self.block(start, start + BLOCK))
+            sums += block.sum(0), np.square(block).sum(0)
+        mean, square = sums / len(self)
+        return np.float32(mean), np.float32(np.sqrt(np.maximum(square - mean**2, 0)))
+
+
+def encode(encoder, data, split, config, devices=None, folder=None, step=0):
+    """`Features` f1 in inference mode of all images of a `split` of `data`.
+
+    Args:
+        encoder: an `Encoder`, or another model whose output has `f1` (B,nrkhs).
+        data, config: see `pipeline.test_batches`.
+        devices: `distribution.Devices`, by default one; all replicas take part.
+        folder: keeps them, and goes on with what is in it; by default they are in memory.
+        step: of the encoder's training. Features of another step in `folder` are removed, since
+            their encoder is gone.
+
+    Raises:
+        InputError: the disk has no room for them.
+    """
+    devices = devices or Devices(tf.distribute.get_strategy())
+    variables = encoder.variables
+    f1_of = distribution.region(
+        distribution.stateless(lambda images: encoder(images, training=False)["f1"], variables),
+        devices.compiled,
+    )
+
+    def function(places, images, labels):
+        f1 = f1_of([tf.convert_to_tensor(variable.value) for variable in variables], images)
+        return tf.cast(f1, tf.float32), labels
+
+    kept = None
+    if folder:
+        kept = _kept(encoder, split, config, folder, step, devices.worker.chief)
+        check_agreement(devices.strategy, f"features of {kept.done} images")
+    return Features(*_collect(function, data, split, config, devices, kept))
+
+
+def kept_features(encoder, split, config, folder, step):
+    """What `encode` with these arguments has computed before, if all of it is there."""
+    kept = _kept(encoder, split, config, folder, step)
+    return Features(kept.values(), kept.labels) if kept.done == split.size else None
+
+
+def _kept(encoder, split, config, folder, step, writes=False):
+    description = {
+        "step": step,
+        "encoder": digest(encoder),
+        "precision": encoder.dtype_policy.name,
+        "data": split.digest,
+        "images": [config.dataset, config.image_size, *config.mean, *config.std],
+    }
+    return Kept(pathlib.Path(folder), description, (split.size, encoder.nrkhs), writes)
+
+
+def raw_pixels(data, split, config):
+    """`Features` of all images of a `split` as they are: pixels, at most `RAW_SIZE` a side.
+
+    They are kept as uint8 and normalised when they are needed: (N,S*S*3) float32.
+    """
+    size = min(config.image_size, RAW_SIZE)
+    mean, std = (np.tile(np.float32(x), size * size) for x in (config.mean, config.std))
+
+    def prepare(image):
+        pixels = tf.cast(tf.round(views.center(image[None], size)[0]), tf.uint8)
+        return tf.ensure_shape(pixels, (size, size, 3))
+
+    def function(places, images, labels):
+        return images, labels
+
+    devices = Devices(tf.distribute.get_strategy())
+    pixels, labels = _collect(function, data, split, config, devices, prepare=prepare)
+    pixels = pixels.reshape(len(pixels), -1)
+    return Features(pixels, labels, prepare=lambda x: (x / np.float32(255) - mean) / std)
+
+
+def digest(model):
+    """Text that differs for other weights of a `model`."""
+    total = hashlib.sha256()
+    for variable in model.variables:
+        total.update(current(variable.value).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _collect(function, data, split, config, devices, kept=None, prepare=None):
+    """Values (M,...) of all images of a `split` by their places, and labels (M,), -1 without image.
+
+    Args:
+        function: of `pipeline.test_batches`, to values (B,...) and the labels.
+        kept: a `Kept` that holds the values; by default they are in memory.
+    """
+    values, place = None, kept.done if kept else 0
+    labels = kept.labels if kept else np.full(split.size, -1)
+    first = place // pipeline.batch_size(split)
+    batches = pipeline.test_batches(data, split, config, devices.worker, first, prepare)
+    each = distribution.over_batches(function, devices.strategy)
+    quiet = not devices.worker.chief
+    with progress(split.size, place, leave=False, delay=5, disable=quiet) as bar:
+        for rows, known in each(batches) if place < split.size else ():
+            rows = rows[: split.size - place]  # what fills up the last batches is left out
+            stop = place + len(rows)
+            labels[place:stop] = known[: len(rows)]
+            if kept:
+                kept.write(place, rows)
+            else:
+                if values is None:
+                    values = np.empty((split.size, *rows.shape[1:]), rows.dtype)
+                values[place:stop] = rows
+            bar.update(len(rows))
+            place = stop
+    if kept:
+        kept.finish(place)
+        check_agreement(devices.strategy, "features are computed")
+        values = kept.values()
+    if not (labels >= 0).any():
+        data.failures.check()
+        raise InputError(
+            "An image that can be decoded and has a label is needed to measure anything. "
+            f"Received: {split.size} images, none of which can be used"
+        )
+    return values, labels
+
+
+class Kept:
+    """The files of features (M,D), see the top of this file.
+
+    Args:
+        folder: that of all features of a run.
+        description: {name: value} of what they are computed from.
+        shape: M and D.
+        writes: whether this process writes them.
+
+    Attributes:
+        done: how many images, from the first on, are in the files.
+        labels: (M,) int64, as far as they are known.
+
+    Raises:
+        InputError: the disk has no room for them.
+    """
+
+    def __init__(self, folder, description, shape, writes):
+        text = json.dumps(description, sort_keys=True)
+        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.description, self.shape, self.writes = description, shape, writes
+        record = read_json(self.folder / "record.json")
+        self.done = record["done"] if record else 0
+        self.labels = np.load(self.folder / "labels.npy") if record else np.full(shape[0], -1)
+        self.file = None
+
+    def values(self):
+        """The features (M,D), as a file that is mapped to memory."""
+        return np.load(self.folder / "f1.npy", mmap_mode="r")
+
+    def write(self, place, rows):
+        """Writes `rows` (n,D) as those of the images from `place` on."""
+        if not self.writes:
+            return
+        if not self.file:
+            self._open()
+        self.file.seek(self.start + place * rows[0].nbytes)
+        self.file.write(rows)
+        if time.monotonic() - self.flushed > FLUSH_SECONDS:
+            self._flush(place + len(rows))
+
+    def finish(self, place):
+        """Has all images before `place` survive a crash."""
+        if self.file:
+            self._flush(place)
+            self.file.close()
+
+    def _open(self):
+        path = self.folder / "f1.npy"
+        if not self.done:
+            self._make_room()
+            np.lib.format.open_memmap(path, "w+", np.float32, self.shape)
+        self.start = self.values().offset
+        # Not through the map: a full disk would end the process.
+        self.file = path.open("r+b")
+        self._flush(self.done)
+
+    def _make_room(self):
+        """Removes features of other steps, and checks that there is room for these."""
+        for path in self.folder.parent.glob("*/record.json"):
+            if read_json(path).get("step") != self.description["step"]:
+                print(f"Removing {path.parent}, features of another step of the training.")
+                shutil.rmtree(path.parent)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free, size = shutil.disk_usage(self.folder).free, 4 * self.shape[0] * self.shape[1]
+        if size > free:
+            raise InputError(
+                f"The features of {self.shape[0]} images take {size / 1e9:.1f} GB in "
+                f"{self.folder}. Received: a disk with {free / 1e9:.1f} GB left"
+            )
+
+    def _flush(self, done):
+        self.file.flush()
+        sync(self.folder / "f1.npy")
+        with replacing(self.folder / "labels.npy") as unfinished:
+            np.save(unfinished, self.labels)
+        write_json(self.folder / "record.json", self.description | {"done": done})
+        self.flushed = time.monotonic()

@@ -1,0 +1,323 @@
+"""Pictures of what a model finds: the paper's Figure 2, a map of its features, training curves."""
+
+import dataclasses
+import io
+import pathlib
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from scipy.optimize import linear_sum_assignment
+from sklearn.manifold import TSNE
+
+from amdim_tf.data import pipeline
+from amdim_tf.errors import InputError
+from amdim_tf.evaluation import maps
+
+COLOURS = np.array(plt.get_cmap("tab10").colors)
+OPACITY = 0.6
+# Rows of the pictures, and images that stand beside a query.
+QUERIES, PAIRS, NEIGHBOURS = 4, 5, 7
+LEAST = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What is looked at: images (N,S,S,3) with labels, and views (B,S,S,3), all normalised."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    x1: np.ndarray
+    x2: np.ndarray
+
+
+def choose(data, config, count):
+    """The first `count` test images, and views of a batch of them.
+
+    Of data without a test set they are training images.
+
+    Raises:
+        InputError: too few to draw.
+    """
+    split = data.test or data.train
+    if min(count, split.size) < LEAST:
+        raise InputError(
+            f"Pictures take at least {LEAST} images. Received: images={count}, of {split.size}"
+        )
+    split = split.sample(min(count, split.size))
+    batches = pipeline.test_batches(data, split, config).as_numpy_iterator()
+    places, images, labels = map(np.concatenate, zip(*batches, strict=True))
+    images, labels = images[places >= 0], labels[places >= 0]
+    config = config.copy_and_resolve_references()
+    config.batch_size = min(maps.BATCH, split.size)
+    data = dataclasses.replace(data, train=split)
+    (((x1, x2), _),) = pipeline.train_batches(data, config, 0, 1).as_numpy_iterator()
+    return Shown(images, labels, x1, x2)
+
+
+def draw(model, config, shown, class_names, controls=None):
+    """Yields (name, figure) of the pictures that a model gives.
+
+    Args:
+        model: an `AMDIM`.
+        config: its config.
+        shown: a `Shown`.
+        class_names: may be empty.
+        controls: {title: model} to be drawn beside a mixture.
+    """
+    frame = Frame(model.encoder)
+
+    def pixels(images):
+        return np.clip(images * np.array(config.std) + config.mean, 0, 1)
+
+    f1 = maps.feature(model, shown.images, "f1")
+    places, cosines = maps.neighbours(f1, NEIGHBOURS)
+    rows = []
+    for query in range(QUERIES):
+        chosen = [query, *places[query]]
+        found = maps.feature(model, shown.images[chosen], "r7")
+        scores = maps.matching(f1[query], found)
+        rows.append((pixels(shown.images[chosen]), scores, cosines[query]))
+    yield "retrieval", retrieval(frame, rows)
+
+    x1, x2 = shown.x1[:PAIRS], shown.x2[:PAIRS]
+    r1, r5, r7 = (maps.feature(model, x1, name) for name in ("r1", "r5", "r7"))
+    matches = {
+        (1, 7): maps.matching(r1, maps.feature(model, x2, "r7")),
+        (7, 7): maps.matching(r7[:, 3, 3], maps.feature(model, x2, "r7")),
+        (5, 5): maps.matching(r5[:, 2, 2], maps.feature(model, x2, "r5")),
+    }
+    yield "views", views(frame, pixels(x1), pixels(x2), matches)
+
+    if model.mixture:
+        models = {f"trained, k = {model.mixture.components}": model} | (controls or {})
+        q = {
+            title: maps.posteriors(each, shown.x1, shown.x2)[:PAIRS]
+            for title, each in models.items()
+        }
+        yield "segmentation", segmentation(frame, pixels(x1), pixels(x2), q)
+
+    pair = pixels(shown.images), f1, shown.labels
+    yield "map", feature_map(*pair, class_names, config.seed)
+
+
+def save(figure, path):
+    """Writes `path` as .png and .svg, and closes the figure."""
+    for kind in ("png", "svg"):
+        figure.savefig(pathlib.Path(f"{path}.{kind}"), dpi=120)
+    plt.close(figure)
+
+
+def to_pixels(figure):
+    """The figure as an image (H,W,4) uint8; it is closed."""
+    file = io.BytesIO()
+    figure.savefig(file)
+    plt.close(figure)
+    return tf.io.decode_png(file.getvalue())
+
+
+class Frame:
+    """Where maps (n,n) lie on images (S,S,3): at the centres of what their locations see.
+
+    Args:
+        encoder: an `Encoder`, which knows `receptive_field`.
+    """
+
+    def __init__(self, encoder):
+        self.encoder, self.side = encoder, encoder.image_size
+
+    def image(self, axes, image, title=""):
+        axes.imshow(image, extent=(0, self.side, self.side, 0))
+        axes.set(xlim=(0, self.side), ylim=(self.side, 0), xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9)
+
+    def map(self, axes, image, values, title="", **options):
+        """Draws `values` (n,n) or colours (n,n,3) over the image in grey."""
+        self.image(axes, np.repeat(image.mean(-1, keepdims=True), 3, -1), title)
+        start, size, stride = self.encoder.receptive_field(len(values))
+        low = start + (size - stride) / 2
+        high = low + len(values) * stride
+        extent = (low, high, high, low)
+        return axes.imshow(values, extent=extent, alpha=OPACITY, interpolation="nearest", **options)
+
+    def box(self, axes, n, location, colour):
+        """Marks what a location (row, column) of the n x n features sees."""
+        start, size, stride = self.encoder.receptive_field(n)
+        corner = [start + place * stride for place in location[::-1]]
+        axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=colour, linewidth=1.5))
+
+
+def retrieval(frame, rows):
+    """Queries with their nearest images (Figure 2 a, b).
+
+    Args:
+        rows: of each query (images (1+K,S,S,3), scores (1+K,7,7), similarities (K,)): itself first.
+    """
+    limits = common_limits([scores for _, scores, _ in rows])
+    figure, axes = grid(2 * len(rows), len(rows[0][0]), 1.35, 1.3)
+    for i, (images, scores, cosines) in enumerate(rows):
+        titles = ["query", *(f"cosine {value:.2f}" for value in cosines)]
+        for j, title in enumerate(titles):
+            frame.image(axes[2 * i, j], images[j], title)
+            drawn = frame.map(axes[2 * i + 1, j], images[j], scores[j], cmap="magma", **limits)
+    figure.suptitle(
+        "Queries, their nearest images by cosine of f1, and where these match the query's f1"
+    )
+    bar(figure, drawn, axes, "matching score of the query's f1 with each f7")
+    return figure
+
+
+def views(frame, x1, x2, maps):
+    """Two views of images and what matches between them (Figure 2 c, d).
+
+    Args:
+        x1, x2: (N,S,S,3).
+        maps: {(n, m): scores (N,m,m)} of the antecedent in x1, f1 or the middle location of f5 or
+            f7, with the locations of x2.
+    """
+    figure, axes = grid(len(x1), 2 + len(maps), 1.7, 1.75)
+    for i, row in enumerate(axes):
+        frame.image(row[0], x1[i], "" if i else "x1")
+        frame.image(row[1], x2[i], "" if i else "x2")
+        for column, ((n, m), scores) in enumerate(maps.items()):
+            if n > 1:
+                frame.box(row[0], n, (n // 2, n // 2), COLOURS[column])
+            title = "" if i else f"f{n}(x1) with f{m}(x2)"
+            limits = common_limits(scores)
+            drawn = frame.map(row[2 + column], x2[i], scores[i], title, cmap="magma", **limits)
+            if i == len(x1) - 1:
+                bar(figure, drawn, axes[:, 2 + column], "score", "horizontal")
+    boxes = [
+        Line2D([], [], color=COLOURS[column], label=f"the f{n}(x1) that is matched")
+        for column, (n, _) in enumerate(maps)
+        if n > 1
+    ]
+    figure.legend(handles=boxes, loc="outside lower left", fontsize=8, ncols=2)
+    figure.suptitle("What in x2 matches x1", fontsize=11)
+    return figure
+
+
+def segmentation(frame, x1, x2, posteriors):
+    """Which component of x1 accounts for each location of x2 (Figure 2 e to h).
+
+    Args:
+        x1, x2: (N,S,S,3).
+        posteriors: {title: (N,k,7,7)}; of the first, each component has a column, too.
+    """
+    trained = next(iter(posteriors.values()))
+    k = trained.shape[1]
+    figure, axes = grid(len(x1), 2 + k + len(posteriors), 1.5, 1.6)
+    for i, row in enumerate(axes):
+        frame.image(row[0], x1[i], "" if i else "x1")
+        frame.image(row[1], x2[i], "" if i else "x2")
+        for j in range(k):
+            title = "" if i else f"q of component {j + 1}"
+            limits = {"vmin": 0, "vmax": 1, "cmap": "viridis"}
+            drawn = frame.map(row[2 + j], x2[i], trained[i, j], title, **limits)
+        for column, (title, q) in enumerate(posteriors.items(), 2 + k):
+            colours = np.tensordot(q[i], COLOURS[: q.shape[1]], (0, 0))
+            frame.map(row[column], x2[i], colours, "" if i else title)
+    bar(figure, drawn, axes[:, 2 : 2 + k], "posterior q", "horizontal")
+    names = [Patch(color=COLOURS[j], label=f"component {j + 1}") for j in range(k)]
+    figure.legend(handles=names, loc="outside lower left", fontsize=8, ncols=k)
+    figure.suptitle("Which component of x1 accounts for each f7 of x2", fontsize=11)
+    return figure
+
+
+def curves(lines):
+    """Losses, bounds and accuracies by step.
+
+    Args:
+        lines: of metrics.jsonl, see `callbacks.Measurements`.
+    """
+    panels = {
+        "loss of each task": ("nats", "nce_", lambda name: name[4:]),
+        "bound on the mutual information": ("nats", "bound_", lambda name: name[6:]),
+        "accuracy of the probes": (
+            "part of the images",
+            "_accuracy",
+            lambda name: name[:-9].replace("_", " "),
+        ),
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    names = sorted({name for line in lines for name in line})
+    for place, (title, (unit, part, label)) in zip(axes, panels.items(), strict=True):
+        for name in (name for name in names if part in name):
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            style = "o--" if name.startswith("test_") else "-"
+            place.plot(*zip(*points, strict=True), style, label=label(name), markersize=3)
+        place.set(title=title, xlabel="step", ylabel=unit)
+        place.grid(alpha=0.3)
+        if place.lines:
+            place.legend(fontsize=8)
+    return figure
+
+
+def feature_map(images, f1, labels, class_names, seed=0):
+    """Images where t-SNE puts their features, on a grid so that none hides another.
+
+    Args:
+        images: (N,S,S,3), of which the first side * side are drawn.
+        f1: (N,D).
+        labels: (N,), -1 if unknown.
+        class_names: may be empty.
+    """
+    side = int(np.sqrt(min(len(images), 400)))
+    images, f1, labels = images[: side**2], f1[: side**2], labels[: side**2]
+    places = TSNE(
+        metric="cosine", perplexity=min(30, side**2 / 4), random_state=seed
+    ).fit_transform(f1)
+    places = (places - places.min(0)) / np.ptp(places, axis=0) * (side - 1)
+    cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
+    distances = ((places[:, None] - cells[None]) ** 2).sum(-1)
+    figure, axes = plt.subplots(figsize=(10, 9), layout="constrained")
+    colours = plt.get_cmap("tab20").colors
+    named = 1 < len(class_names) <= len(colours)
+    for image, label, cell in zip(
+        images, labels, cells[linear_sum_assignment(distances)[1]], strict=True
+    ):
+        left, top = cell
+        axes.imshow(image, extent=(left + 0.08, left + 0.92, top + 0.92, top + 0.08))
+        if named and label >= 0:
+            frame = Rectangle((left + 0.05, top + 0.05), 0.9, 0.9, fill=False)
+            frame.set(edgecolor=colours[label], linewidth=1.8)
+            axes.add_patch(frame)
+    axes.set(xlim=(0, side), ylim=(side, 0), xticks=[], yticks=[])
+    axes.set_title(f"f1 of {side**2} images by t-SNE, moved to the nearest free cell")
+    if named:
+        seen = sorted({*labels} - {-1})
+        patches = [Patch(color=colours[j], label=plain(class_names[j])) for j in seen]
+        figure.legend(handles=patches, loc="outside right upper", fontsize=8)
+    return figure
+
+
+def plain(name: str) -> str:
+    """A class's name as text that Matplotlib shows as it is: no formula, and not left out."""
+    name = name.replace("$", r"\$")
+    # Of a legend it leaves out labels that begin with a line; a space of no width comes before.
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
+def grid(rows, columns, width, height):
+    """A figure of `rows` x `columns` axes, each of that size in inches."""
+    return plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * width + 1, rows * height + 1),
+        layout="constrained",
+        squeeze=False,
+    )
+
+
+def bar(figure, drawn, axes, label, orientation="vertical"):
+    colours = figure.colorbar(drawn, ax=axes, orientation=orientation, shrink=0.9, aspect=30)
+    colours.set_label(label, fontsize=8)
+    colours.ax.tick_params(labelsize=7)
+
+
+def common_limits(scores):
+    """The scale on which all `scores` are drawn, but for single extremes."""
+    low, high = np.quantile(scores, (0.01, 0.99))
+    return {"vmin": low, "vmax": high}

@@ -1,0 +1,91 @@
+"""The evaluations of many runs as one table, with the paper's figures."""
+
+import collections
+import json
+
+import numpy as np
+from scipy import stats
+
+from amdim_tf import command
+from amdim_tf.config import config_module, fields, load_config
+from amdim_tf.errors import InputError
+from amdim_tf.files import local
+
+HEADER = (
+    "encoder",
+    "measured on",
+    "protocol",
+    "accuracy, %",
+    "paper, %",
+    "other than its config",
+)
+# Fields that do not make a run another experiment.
+INCIDENTAL = ("seed", "log_every", "probe_images")
+
+
+def results_table(folder):
+    """A Markdown table of the evaluations in the runs under `folder`, the paper's figures beside.
+
+    Runs that differ only in their seed share a row: the mean, and its 95 % interval by Student's t.
+    A single run has its interval by bootstrap over test images.
+
+    Raises:
+        InputError: a folder without evaluations.
+    """
+    rows = collections.defaultdict(list)
+    for path in sorted(local(folder, "folder").glob("**/evaluation/*.json")):
+        result = json.loads(path.read_text())
+        rows[_row(result)].append(result)
+    if not rows:
+        raise InputError(
+            "folder must hold run directories that amdim_tf.evaluate has measured. "
+            f"Received: folder={folder}"
+        )
+    lines = [HEADER]
+    for (encoder, data, protocol, paper, differences), results in sorted(rows.items()):
+        lines.append([encoder, data, protocol, _accuracy(results), paper, differences])
+    return command.markdown(lines)
+
+
+def _row(result):
+    """What a row of the table says of `result`, but for its accuracy."""
+    config, encoder = result["config"], result["encoder"]["config"]
+    trained = encoder["dataset"], encoder["size"], encoder["variant"]
+    module = config_module(config["dataset"])
+    paper = dict(getattr(module, "PAPER", {}).get(trained[1:], {}))
+    intended = fields(load_config(*trained))
+    intended["epochs"] = paper.pop("epochs", intended["epochs"])
+    differences = [
+        f"{name} {encoder[name]}"
+        for name in encoder
+        if encoder[name] != intended.get(name) and name not in INCIDENTAL
+    ]
+    images = getattr(config_module(trained[0]), "IMAGES", {}).get("train")
+    seen = result["encoder"]["train_images"]
+    if seen is None:
+        differences.append(f"unfinished after {result['encoder']['steps']} steps")
+    elif images and seen != images:
+        differences.append(f"{seen} training images of {images}")
+    if result["fast"]:
+        differences.append("classifiers on features without augmentation")
+    if result.get("features", "f1") != "f1":
+        differences.append("all mixture features")
+    if result["label_fraction"] < 1:
+        differences.append(f"{result['labelled_images']} labels")
+    figure = paper.get(result["protocol"])
+    return (
+        " ".join(filter(None, trained)),
+        config["dataset"],
+        result["protocol"],
+        "" if figure is None else f"{figure:.1f}",
+        "; ".join(differences),
+    )
+
+
+def _accuracy(results):
+    values = [100 * result["accuracy"]["top1"] for result in results]
+    if len(values) == 1:
+        low, high = (100 * limit for limit in results[0]["accuracy"]["interval"])
+        return f"{values[0]:.1f} ({low:.1f} to {high:.1f})"
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    return f"{np.mean(values):.1f} ({low:.1f} to {high:.1f}; {len(values)} seeds)"

@@ -1,0 +1,82 @@
+"""Pictures of a run as files, and what they show in numbers (Figure 2)."""
+
+import json
+
+from amdim_tf.data import sources
+from amdim_tf.errors import InputError
+from amdim_tf.evaluation import maps, pictures
+from amdim_tf.evaluation.protocols import interval
+from amdim_tf.files import local, write_json
+from amdim_tf.training.building import build, check_config
+from amdim_tf.training.run_directory import load_model
+from amdim_tf.training.run_files import run_config
+
+
+def visualize(workdir, config, data_dir=None, count=1000):
+    """Draws pictures of a run, as PNG and SVG, and measures what they show.
+
+    Args:
+        workdir: the run directory, of the amdim objective; `workdir`/pictures is written.
+        config: of the data, see `evaluate.evaluation_config`.
+        data_dir: where the data is, see `sources.load`.
+        count: images among which neighbours are looked for.
+
+    Returns:
+        What report.json beside the pictures holds, see `report`.
+
+    Raises:
+        InputError: a run without checkpoint or of another objective, or too few images.
+    """
+    check_config(config)
+    model, step = load_model(workdir)
+    if not hasattr(model, "phi7"):
+        raise InputError(f"workdir must be a run of the amdim objective. Received: {workdir}")
+    data = sources.load(config, data_dir)
+    shown = pictures.choose(data, config, count)
+    components = model.mixture.components if model.mixture else 0
+    untrained = {k: without_training(workdir, k) for k in (components, min(components, 1))}
+    controls = {f"untrained, k = {k}": other for k, other in untrained.items()}
+    drawn = [*pictures.draw(model, config, shown, data.class_names, controls)]
+    workdir = local(workdir, "workdir")
+    metrics = workdir / "metrics.jsonl"
+    if metrics.exists():
+        lines = map(json.loads, metrics.read_text().splitlines())
+        drawn.append(("curves", pictures.curves(list(lines))))
+    folder = workdir / "pictures"
+    folder.mkdir(exist_ok=True)
+    for name, figure in drawn:
+        pictures.save(figure, folder / name)
+        print(f"Wrote {folder / name}.png and .svg", flush=True)
+    measured = {"step": step, "images": len(shown.images)}
+    for name, each in (("trained", model), ("untrained", untrained[components])):
+        measured[name] = report(each, shown, data, config)
+    write_json(folder / "report.json", measured)
+    return measured
+
+
+def without_training(workdir, components):
+    """A model of the size of that of a run, untrained, with so many `components`."""
+    config = run_config(workdir)
+    config.mixture_components = components
+    return build(config, 0, 1)
+
+
+def report(model, shown, data, config):
+    """What the pictures of a model show, in numbers.
+
+    `same_class` is the part of the nearest images that are of the query's class. Of photo_pairs,
+    `left_right` is how well posteriors tell the photographs apart, see `maps.separation`, and
+    `top_bottom` how well they tell those halves, between which there is no border; `difference` is
+    that of both, with its 95 % `interval` by bootstrap over images.
+    """
+    found = {}
+    if data.class_names:
+        f1 = maps.feature(model, shown.images, "f1")
+        found["same_class"] = maps.same_class(f1, shown.labels, pictures.NEIGHBOURS)
+    if config.source == "photo_pairs" and model.mixture:
+        q = maps.posteriors(model, shown.images, shown.images)
+        sides, ends = maps.separation(q), maps.separation(q.swapaxes(2, 3))
+        found["left_right"], found["top_bottom"] = float(sides.mean()), float(ends.mean())
+        found["difference"] = float((sides - ends).mean())
+        found["interval"] = interval(sides - ends)
+    return found

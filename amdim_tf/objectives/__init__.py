@@ -1,0 +1,1 @@
+"""Views and features become losses: what an encoder learns."""

@@ -1,0 +1,87 @@
+"""phi_1, phi_5, phi_7: features become embeddings that a dot product can score (3.3).
+
+phi_1 is the identity, so f1 is both what the objective trains and what is used afterwards.
+"""
+
+import keras
+from keras import ops
+
+from amdim_tf.encoders.amdim import bias_uniform, fan_in_uniform
+from amdim_tf.encoders.batch_norm import BatchNorm
+from amdim_tf.encoders.convolution import Convolution
+from amdim_tf.errors import InputError
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class NearIdentity(keras.initializers.Initializer):
+    """A 1x1 kernel (1,1,C,nrkhs) with ones on its diagonal and uniform +-0.01 elsewhere.
+
+    The embeddings then start as the features themselves, not as a random projection of them.
+    """
+
+    def __call__(self, shape, dtype=None):
+        noise = keras.initializers.RandomUniform(-0.01, 0.01)(shape[-2:], dtype)
+        kernel = ops.where(ops.eye(*shape[-2:], dtype="bool"), ops.ones_like(noise), noise)
+        return ops.reshape(kernel, shape)
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class Phi(keras.layers.Layer):
+    """phi_5 or phi_7: features (B,n,n,C) to embeddings (B,n,n,nrkhs).
+
+    conv 1x1 -> ReLU -> conv 1x1, plus a 1x1 shortcut, then batch norm.
+
+    Args:
+        nrkhs: dimensions of the embedding, at least C.
+        use_bn: a second batch norm, after the first convolution.
+    """
+
+    def __init__(self, nrkhs, use_bn=False, **kwargs):
+        super().__init__(**kwargs)
+        self.nrkhs, self.use_bn = nrkhs, use_bn
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        if width > self.nrkhs:
+            raise InputError(
+                f"phi cannot embed {width} channels in fewer dimensions. "
+                f"Received: nrkhs={self.nrkhs}"
+            )
+        hidden_shape = (*input_shape[:-1], self.nrkhs)
+
+        def conv(name, shape, kernel, bias=None):
+            layer = Convolution(
+                self.nrkhs,
+                1,
+                use_bias=bias is not None,
+                kernel_initializer=kernel,
+                bias_initializer=bias,
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            layer.build(shape)
+            return layer
+
+        def batch_norm(name, dtype):
+            layer = BatchNorm(dtype=dtype, name=name)
+            layer.build(hidden_shape)
+            return layer
+
+        self.conv1 = conv("conv1", input_shape, fan_in_uniform())
+        self.bn_hidden = batch_norm("bn_hidden", self.dtype_policy) if self.use_bn else None
+        self.conv2 = conv("conv2", hidden_shape, "zeros")
+        self.shortcut = conv("shortcut", input_shape, NearIdentity(), bias_uniform(width))
+        self.bn = batch_norm("bn", keras.backend.result_type(self.variable_dtype, "float32"))
+
+    def project(self, x, training=False, views=1):
+        """phi but for its last batch norm; unless `use_bn`, images do not see each other here."""
+        hidden = self.conv1(x)
+        if self.bn_hidden:
+            hidden = self.bn_hidden(hidden, training=training, views=views)
+        return self.conv2(ops.relu(hidden)) + self.shortcut(x)
+
+    def call(self, x, training=False, views=1):
+        return self.bn(self.project(x, training, views), training=training, views=views)
+
+    def get_config(self):
+        return super().get_config() | {"nrkhs": self.nrkhs, "use_bn": self.use_bn}

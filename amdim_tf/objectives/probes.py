@@ -1,0 +1,113 @@
+"""Linear and MLP classifiers on f1: they measure the representation and never shape it (4)."""
+
+import keras
+from keras import ops
+
+from amdim_tf.encoders.amdim import bias_uniform, fan_in_uniform
+from amdim_tf.encoders.batch_norm import BatchNorm
+from amdim_tf.errors import InputError
+
+NAMES = ("linear", "mlp")
+HIDDEN_UNITS = 1024
+DROPOUT = 0.2
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class Probes(keras.layers.Layer):
+    """Features (B,D) to logits {"linear": (B,classes), "mlp": (B,classes)}.
+
+    The MLP is dropout, dense, batch norm, ReLU, dropout, dense, as in the reference.
+
+    Args:
+        classes: number of classes; without any there are no logits.
+
+    Attributes:
+        dropped_widths: what each dropout sees of an image.
+    """
+
+    def __init__(self, classes, **kwargs):
+        super().__init__(**kwargs)
+        self.classes, self.dropped_widths = classes, ()
+
+    def build(self, input_shape):
+        if not self.classes:
+            return
+        self.dropped_widths = input_shape[-1], HIDDEN_UNITS
+
+        def dense(units, fan_in, use_bias=True):
+            return keras.layers.Dense(
+                units,
+                use_bias=use_bias,
+                kernel_initializer=fan_in_uniform(),
+                bias_initializer=bias_uniform(fan_in),
+                dtype=self.dtype_policy,
+            )
+
+        width = input_shape[-1]
+        self.linear = dense(self.classes, width)
+        self.mlp = keras.Sequential(
+            [
+                keras.layers.Dropout(DROPOUT, dtype=self.dtype_policy),
+                dense(HIDDEN_UNITS, width, use_bias=False),
+                BatchNorm(dtype=self.dtype_policy),
+                keras.layers.ReLU(dtype=self.dtype_policy),
+                keras.layers.Dropout(DROPOUT, dtype=self.dtype_policy),
+                dense(self.classes, HIDDEN_UNITS),
+            ]
+        )
+        self.linear.build(input_shape)
+        self.mlp.build(input_shape)
+
+    def call(self, features, training=False, draws=None):
+        """Logits of `features`.
+
+        Args:
+            draws: random numbers (B,width) in [0, 1) for each of `dropped_widths`, from which
+                dropout follows in training; by default those of Keras's own generator.
+        """
+        if not self.classes:
+            return {}
+        hidden, draws = features, draws and iter(draws)
+        for layer in self.mlp.layers:
+            if draws and training and isinstance(layer, keras.layers.Dropout):
+                hidden = ops.where(next(draws) >= layer.rate, hidden / (1 - layer.rate), 0)
+            elif isinstance(layer, (keras.layers.Dropout, BatchNorm)):
+                hidden = layer(hidden, training=training)
+            else:
+                hidden = layer(hidden)
+        return {"linear": self.linear(features), "mlp": hidden}
+
+    def get_config(self):
+        return super().get_config() | {"classes": self.classes}
+
+
+def probe_losses(labels, logits):
+    """The `probe_loss` of each classifier of `logits`, {name: scalar}."""
+    return {name: probe_loss(labels, values) for name, values in logits.items()}
+
+
+def probe_loss(labels, logits):
+    """Cross entropy of softly clipped `logits` (B,classes) plus a penalty on their square; scalar.
+
+    The clip 10*tanh(logits/10) and the penalty's weight 1e-3 are the reference's. Images of label
+    -1, of no known class, do not count in the cross entropy.
+    """
+    known = ops.cast(labels >= 0, "float32")
+    entropy, penalty = image_losses(labels, logits)
+    return ops.sum(known * entropy) / ops.maximum(ops.sum(known), 1.0) + ops.mean(penalty)
+
+
+def image_losses(labels, logits):
+    """Of each image cross entropy and penalty (B,), see `probe_loss`.
+
+    Raises:
+        InputError: labels (B,1), which would be compared with all images of the batch.
+    """
+    if len(labels.shape) != 1:
+        raise InputError(f"Labels must have the shape (B,). Received: {tuple(labels.shape)}")
+    logits = ops.cast(logits, "float32")
+    clipped = 10 * ops.tanh(logits / 10)
+    entropy = keras.losses.sparse_categorical_crossentropy(
+        ops.maximum(labels, 0), clipped, from_logits=True
+    )
+    return entropy, 1e-3 * ops.mean(ops.square(logits), axis=-1)

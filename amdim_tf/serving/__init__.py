@@ -1,0 +1,1 @@
+"""Weights become what others load: SavedModels, Keras models, files of features."""

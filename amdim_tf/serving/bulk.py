@@ -1,0 +1,388 @@
+"""Features of many images, in parts of which each is written whole or not at all.
+
+A part depends on the job alone, so it does not matter who computes it, or how often: one process,
+the workers of a pipeline of Apache Beam, or either again after a crash. Paths may be of any file
+system that TensorFlow knows.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from amdim_tf.data.array_records import in_array_records
+from amdim_tf.data.folders import EXTENSIONS, PassedOver, walk
+from amdim_tf.data.pipeline import transformed
+from amdim_tf.data.splits import FRAME_BYTES
+from amdim_tf.data.tfds_sets import IMAGE as PIXELS
+from amdim_tf.errors import InputError, one_line
+from amdim_tf.evaluation.features import digest
+from amdim_tf.files import has_scheme, printable, readable
+from amdim_tf.lock import locked
+from amdim_tf.serving.loading import load_encoder, load_preprocess
+
+PART_IMAGES = 1024
+BATCH = 64
+# Of the `tf.train.Example`s that are read.
+IMAGE, NAME = "image/encoded", "image/filename"
+# What an output is made of. Readers of Parquet folders pass over files whose names begin so.
+CLAIM, NAMES = "_embedding.json", "_names"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What to embed, and where to.
+
+    Args:
+        encoder: a run directory or a version of an export.
+        output: a folder.
+        format: "parquet" or "tfrecord".
+        source: "folder", "tfds" or "tfrecords".
+        path: a folder of images; DATASET/SPLIT of TFDS, such as "cifar10/test"; or a pattern of
+            files of `tf.train.Example`s with `image/encoded` and perhaps `image/filename`.
+        data_dir: of TFDS.
+    """
+
+    encoder: str
+    output: str
+    format: str
+    source: str
+    path: str
+    data_dir: str | None = None
+
+    def parts(self):
+        """What each part is made of: lists of names, slices of a split, or one file.
+
+        Raises:
+            InputError: nothing is there.
+        """
+        if self.source == "tfds":
+            return self._slices()
+        if self.source == "folder":
+            found = self._names()
+            parts = [found[i : i + PART_IMAGES] for i in range(0, len(found), PART_IMAGES)]
+        else:
+            parts = sorted(tf.io.gfile.glob(self.path))
+        if not parts:
+            raise InputError(
+                f"{self.source} must name at least one image file ({', '.join(EXTENSIONS)}) or "
+                f"TFRecord. Received: {self.path}"
+            )
+        return parts
+
+    def _names(self):
+        """Names of the images of the folder, as they were when the job began."""
+        if not tf.io.gfile.isdir(self.path):
+            return []
+        passed_over = PassedOver()
+        found = list(walk(self.path, passed_over))
+        print(f"Found {len(found)} images in {self.path}. {passed_over}".strip(), flush=True)
+        kept = f"{self.output}/{NAMES}"
+        if not tf.io.gfile.exists(kept):
+            return found
+        with tf.io.gfile.GFile(kept, "rb") as file:
+            known = os.fsdecode(file.read()).split("\0")
+        if added := len(set(found).difference(known)):
+            print(f"{added} of them came after the job began, and need another output.", flush=True)
+        return known
+
+    def _slices(self):
+        split = self.path.rpartition("/")[2]
+        try:
+            info = self._builder().info
+            size, _ = info.splits[split].num_examples, info.features["image"]
+        # What TFDS makes of a wrong name, it does not document.
+        except Exception as error:
+            raise InputError(
+                "tfds must be DATASET/SPLIT of a prepared set of images, such as cifar10/test: "
+                f"{one_line(error)}. Received: {self.path}, in data_dir={self.data_dir}"
+            ) from error
+        starts = range(0, size, PART_IMAGES)
+        return [f"{split}[{i}:{min(i + PART_IMAGES, size)}]" for i in starts]
+
+    def _builder(self):
+        return tfds.builder(self.path.rpartition("/")[0], data_dir=self.data_dir)
+
+    def records(self, part):
+        """The dataset of (origin, record) of a `part`, strings.
+
+        An origin tells a record from all others: its name in a folder, or FILE#NUMBER.
+        """
+        if self.source == "folder":
+            names = [os.fsencode(name) for name in part]
+            return tf.data.Dataset.from_tensor_slices((names, names))
+        if self.source == "tfrecords":
+            # A file that is cut off gives the records before; `_rows` notices.
+            read = tf.data.TFRecordDataset(part).ignore_errors()
+            return read.enumerate().map(
+                lambda place, record: (
+                    tf.strings.join([part, tf.strings.as_string(place)], "#"),
+                    record,
+                )
+            )
+        builder = self._builder()
+        if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+            return _array_records(builder.info.splits[part].file_instructions)
+        examples = builder.as_dataset(
+            split=part,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(add_tfds_id=True),
+        )
+        return examples.map(lambda example: (example["tfds_id"], example["image"]))
+
+    def read(self, origin, record):
+        """The name and the contents of an image, string scalars."""
+        if self.source == "folder":
+            return origin, tf.io.read_file(tf.strings.join([self.path, record], "/"))
+        if self.source == "tfds":
+            return origin, record
+        features = {name: tf.io.FixedLenFeature((), tf.string, "") for name in (IMAGE, NAME)}
+        example = tf.io.parse_single_example(record, features)
+        return tf.where(example[NAME] == "", origin, example[NAME]), example[IMAGE]
+
+
+def _array_records(instructions):
+    """As `Job.records`, named as TFDS names records of other files."""
+    origins = [
+        f"{os.path.basename(one.filename)}__{one.skip + i}"
+        for one in instructions
+        for i in range(one.take)
+    ]
+    split = in_array_records(
+        [(str(one.filename), one.skip, one.take, 0) for one in instructions],
+        lambda record: tf.io.parse_single_example(record, PIXELS)["image"],
+    )
+    return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(origins), split.examples)
+
+
+def embed(job, runner=None, beam_options=()):
+    """Writes what is missing of `job`: f1 of each image, by name.
+
+    Args:
+        job: a `Job`.
+        runner: of Apache Beam, for a pipeline; by default this process does it all.
+        beam_options: more of its options, such as "--region=europe-west1".
+
+    Returns:
+        Origins of what is no image that can be decoded, and so has no features.
+
+    Raises:
+        InputError: the output belongs to another job, or there is nothing to embed.
+    """
+    paths = {name: readable(getattr(job, name), name) for name in ("encoder", "output")}
+    if job.source != "tfds":
+        paths["path"] = readable(job.path, job.source)
+    if job.data_dir:
+        paths["data_dir"] = readable(job.data_dir, "data_dir")
+    job = dataclasses.replace(job, **paths)
+    parts = job.parts()
+    weights = _weights(job)  # a wrong encoder ends here, before the output is this job's
+    # On other file systems two processes would write the same files twice.
+    alone = contextlib.nullcontext() if has_scheme(job.output) else locked(job.output, "output")
+    with alone:
+        _claim(job, parts, weights)
+        targets = [
+            f"{job.output}/part-{number:05d}-of-{len(parts):05d}.{job.format}"
+            for number in range(len(parts))
+        ]
+        missing = [
+            (part, target)
+            for part, target in zip(parts, targets, strict=True)
+            if not tf.io.gfile.exists(target)
+        ]
+        work = functools.partial(embed_part, job)
+        if runner is None:
+            done = len(parts) - len(missing)
+            for item in tqdm(missing, "parts", total=len(parts), initial=done):
+                work(item)
+        else:
+            _run_pipeline(missing, work, [f"--runner={runner}", *beam_options])
+    broken = []
+    for path in sorted(tf.io.gfile.glob(f"{job.output}/*.broken.txt")):
+        with tf.io.gfile.GFile(path) as file:
+            broken += file.read().splitlines()
+    return broken
+
+
+def embed_part(job, item):
+    """Computes and writes an `item`, (part, target), of `job`; each image is read once."""
+    _, target = item
+    write_complete(target, WRITERS[job.format], _rows(job, *item))
+
+
+def _rows(job, part, target):
+    """Yields (names (N,), f1 (N,D)) of a `part`, and writes the origins of what is broken in it.
+
+    That is there before `target` is: a part that is there is not looked at again.
+    """
+    prepare, embed_batch = _functions(job)
+
+    def decode(origins, records):
+        count = tf.size(origins, tf.int64)
+        good = transformed(prepare, tf.range(count), count, origins, records)
+        lengths = tf.reduce_sum(tf.cast(tf.strings.length(records), tf.int64) + FRAME_BYTES)
+        return good.map(lambda places, values: (origins, lengths, places, *values))
+
+    # Each batch ends with what `transformed` adds.
+    batches = job.records(part).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
+    broken, count, length = [], 0, 0
+    for origins, bytes_read, places, names, images in batches.as_numpy_iterator():
+        lost = np.setdiff1d(np.arange(len(origins)), places)
+        broken += [printable(origins[place]) for place in lost]
+        count, length = count + len(origins), length + int(bytes_read)
+        if len(places) > 1:
+            yield names[:-1], embed_batch(images[:-1]).numpy()
+    if job.source == "tfrecords" and length < tf.io.gfile.stat(part).length:
+        broken.append(f"{printable(part)}#{count} and what follows: the file is cut off or damaged")
+    if broken:
+        # Not among the parts for those who read a folder of Parquet files as one table.
+        folder, _, name = target.rpartition("/")
+        write_complete(f"{folder}/_{name}.broken.txt", write_text, "\n".join(broken))
+
+
+@functools.cache
+def _encoder(job):
+    return load_encoder(job.encoder, "f1"), load_preprocess(job.encoder)
+
+
+def _weights(job):
+    """Text that differs for other weights or another normalisation of the encoder."""
+    encoder, preprocess = _encoder(job)
+    settings = json.dumps([preprocess.image_size, preprocess.mean, preprocess.std])
+    return hashlib.sha256(f"{digest(encoder)} {settings}".encode()).hexdigest()
+
+
+@functools.cache
+def _functions(job):
+    """What is traced once for all parts: of a record to name and image, and of images to f1."""
+    encoder, preprocess = _encoder(job)
+    shape = (None, preprocess.image_size, preprocess.image_size, 3)
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)] * 2)
+    def prepare(origin, record):
+        name, contents = job.read(origin, record)
+        return name, preprocess.file(contents)
+
+    return prepare, tf.function(encoder, [tf.TensorSpec(shape, tf.float32)], autograph=False)
+
+
+def write_parquet(rows, path):
+    """A Parquet file with the columns name (string) and f1 (list of float32), group by group."""
+    schema = pa.schema({"name": pa.string(), "f1": pa.list_(pa.float32())})
+
+    def grouped():
+        group = []
+        for row in rows:
+            group.append(row)
+            if BATCH * len(group) >= PART_IMAGES:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    with tf.io.gfile.GFile(path, "wb") as file, pq.ParquetWriter(_Sink(file), schema) as writer:
+        for group in grouped():
+            names, f1 = (np.concatenate(column) for column in zip(*group, strict=True))
+            offsets = np.arange(len(f1) + 1, dtype="int32") * f1.shape[1]
+            lists = pa.ListArray.from_arrays(offsets, f1.ravel())
+            writer.write_table(pa.table([list(map(printable, names)), lists], schema))
+
+
+class _Sink(io.RawIOBase):
+    """A file of TensorFlow's as Python knows files."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.file.write(bytes(data))
+        return len(data)
+
+
+def write_tfrecord(rows, path):
+    """A TFRecord file of `tf.train.Example`s with name (bytes) and f1 (floats)."""
+    with tf.io.TFRecordWriter(path) as records:
+        for name, f1 in ((name, f1) for row in rows for name, f1 in zip(*row, strict=True)):
+            feature = {
+                "name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
+                "f1": tf.train.Feature(float_list=tf.train.FloatList(value=f1)),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            records.write(example.SerializeToString())
+
+
+WRITERS = {"parquet": write_parquet, "tfrecord": write_tfrecord}
+
+
+def write_text(text, path):
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(os.fsencode(text))
+
+
+def write_complete(path, write, *contents):
+    """Calls `write(*contents, path)` such that a crash leaves no `path` that is incomplete."""
+    folder, _, name = path.rpartition("/")
+    unfinished = f"{folder}/_{name}.unfinished"
+    write(*contents, unfinished)
+    tf.io.gfile.rename(unfinished, path, overwrite=True)
+
+
+def _run_pipeline(items, work, options):
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise InputError("runner needs Apache Beam: pip install 'amdim_tf[beam]'") from error
+    with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+        _ = pipeline | beam.Create(items) | beam.Reshuffle() | beam.Map(work)
+
+
+def _claim(job, parts, weights):
+    """Makes the output folder this job's.
+
+    Raises:
+        InputError: it is another's.
+    """
+    own = dataclasses.asdict(job) | {
+        "parts": hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        "weights": weights,
+    }
+    path = f"{job.output}/{CLAIM}"
+    tf.io.gfile.makedirs(job.output)
+    earlier = f"{job.output}/{CLAIM.lstrip('_')}"  # of the first version
+    other = {}
+    for known in (path, earlier):
+        if tf.io.gfile.exists(known):
+            with tf.io.gfile.GFile(known) as file:
+                other = json.load(file)
+            break
+    # The same encoder and output may be named in another way.
+    compared = (
+        own.keys() - {"encoder", "output"} if "weights" in other else own.keys() - {"weights"}
+    )
+    differing = sorted(name for name in compared if other and own[name] != other.get(name))
+    if differing:
+        raise InputError(
+            f"output={job.output} belongs to another job, which differs in {', '.join(differing)}; "
+            "name another folder"
+        )
+    if not tf.io.gfile.exists(path):
+        if job.source == "folder":
+            names = "\0".join(name for part in parts for name in part)
+            write_complete(f"{job.output}/{NAMES}", write_text, names)
+        write_complete(path, write_text, json.dumps(own, indent=2))
+    if tf.io.gfile.exists(earlier):
+        tf.io.gfile.remove(earlier)

@@ -1,0 +1,1 @@
+"""How fast each part runs, and how near to the machine's limit."""

@@ -1,0 +1,127 @@
+"""How fast each part runs, and how near to the limit: a matrix product that is timed beside it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import tensorflow as tf
+
+from amdim_tf import command
+from amdim_tf.distribution import check_batch, choose_strategy
+from amdim_tf.errors import InputError
+from amdim_tf.files import write_json
+from amdim_tf.speed.images import inference, make_views
+from amdim_tf.speed.loss import draw_nce, nce_name, nce_step
+from amdim_tf.speed.step import step_name, step_speed, steps
+from amdim_tf.speed.timing import MEMORY, Table, peak_bytes
+from amdim_tf.training.building import check_config
+from amdim_tf.training.run_directory import environment
+
+
+def benchmark(
+    config,
+    output,
+    earlier,
+    strategy,
+    measured,
+    batches,
+    inference_batch=64,
+    runs=10,
+    memory_only=False,
+):
+    """Measures steps, loss, views and inference; writes `output`, and prints a table.
+
+    Args:
+        config: of the model whose step is measured.
+        output: a path of JSON; a picture of the loss by batch is drawn beside it.
+        earlier: rows of an earlier benchmark, for ratios to them.
+        strategy: see `distribution.choose_strategy`.
+        measured: [(precision, compiled)] of the step.
+        batches: of the loss by itself.
+        inference_batch: images in a request.
+        runs: of each measurement.
+        memory_only: whether to measure no times.
+
+    Raises:
+        InputError: a config that cannot be trained, or whose objective is not amdim.
+    """
+    check_config(config)
+    if config.objective != "amdim":
+        raise InputError(
+            f"The benchmark is of the amdim objective. Received: objective={config.objective!r}"
+        )
+    strategy, table = choose_strategy(strategy), Table()
+    check_batch(config.batch_size, config.micro_batch, strategy)
+    if not memory_only:
+        for precision, compiled in measured:
+            config.precision = precision
+            step_speed(table, config, compiled, strategy, runs)
+        config.precision = "float32"
+        for batch in batches:
+            for kept in (True, False):
+                step, _ = nce_step(batch, config.nrkhs, kept)
+                table.time({nce_name(batch, kept): step}, runs)
+        make_views(table, runs)
+        inference(table, config, inference_batch, runs)
+    if memory_only or tf.config.list_physical_devices("GPU"):
+        memory(table, config, strategy, measured, batches)
+    else:
+        memory_in_another_process(table)
+    write_json(output, {"rows": table.rows, **environment()})
+    if memory_only:
+        return
+    if batches:
+        draw_nce(table.rows, batches, output.with_suffix(".png"))
+    print(f"\n{markdown(table.rows, earlier)}\n\nWrote {output}.")
+
+
+def memory(table, config, strategy, measured, batches):
+    """Peak memory of the `measured` steps, (precision, compiled), and of the loss by batch."""
+    for precision, compiled in measured:
+        config.precision = precision
+        _, step, _ = steps(config, compiled, strategy)
+        peak = peak_bytes(step)
+        table.add(f"{step_name(config, compiled)}{MEMORY}", peak / 2**20, "MiB")
+    for batch in batches:
+        for kept in (True, False):
+            step, gradients = nce_step(batch, config.nrkhs, kept)
+            peak = peak_bytes(step) - gradients
+            table.add(f"{nce_name(batch, kept)}{MEMORY}", peak / 2**20, "MiB")
+
+
+def memory_in_another_process(table):
+    """`memory` read off a process, whose allocator has to return what is free."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = pathlib.Path(folder) / "memory.json"
+        arguments = [*sys.argv[1:], "--memory_only", f"--output={output}"]
+        subprocess.run(
+            [sys.executable, "-m", "amdim_tf.benchmark", *arguments],
+            env=os.environ | {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"},
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        table.rows |= json.loads(output.read_text())["rows"]
+
+
+def markdown(rows, earlier):
+    """The rows as a table, with the ratio to those of an `earlier` benchmark, if there is one."""
+    lines = [["", "", "quartiles", *["to the earlier one"] * bool(earlier)]]
+    for name, row in rows.items():
+        spread = "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
+        lines.append([name, f"{row['value']:.4g} {row['unit']}", spread])
+        if earlier:
+            before = earlier.get(name, {}).get("value")
+            lines[-1].append(f"x {row['value'] / before:.2f}" if before else "")
+    return command.markdown(lines)
+
+
+def read_earlier(path):
+    try:
+        return json.loads(pathlib.Path(path).read_text())["rows"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"compare must name the JSON of an earlier benchmark. Received: compare={path}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Losses become trained weights, and all that a run keeps on disk."""

@@ -1,0 +1,254 @@
+"""Keras callbacks of a training run: progress, measurements and checkpoints."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+
+import keras
+
+from amdim_tf.errors import InputError, Stopped
+from amdim_tf.files import write_text
+from amdim_tf.progress import progress
+from amdim_tf.training.events import Events
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Of the time of a training, what may go into checkpoints.
+SHARE = 0.02
+
+
+class Progress(keras.callbacks.Callback):
+    """A progress bar with images/s and time left."""
+
+    def __init__(self, batch, first_step, last_step):
+        super().__init__()
+        self.batch, self.first_step, self.last_step = batch, first_step, last_step
+
+    def on_train_begin(self, logs=None):
+        self.bar = progress(self.last_step * self.batch, self.first_step * self.batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.bar.update(self.batch):  # reading the loss waits for the step: only when shown
+            loss = float(logs.get("loss", logs.get("linear_loss")))
+            if math.isfinite(loss):
+                self.bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+class Measurements(keras.callbacks.Callback):
+    """Writes metrics.jsonl and TensorBoard events, with the optimiser's step as their step.
+
+    Training metrics every `every` steps, each the mean of the steps since the line before, with
+    the fraction of the time that went into waiting for batches (input_wait); the probes' accuracy
+    on the test set, if there is one, after each epoch. All workers take part, since they measure
+    together, and one `writes`.
+    """
+
+    def __init__(self, path, every, test_batches, epoch_steps, writes=True):
+        super().__init__()
+        self.writes = writes
+        self.path, self.every = path, every
+        self.test_batches, self.epoch_steps = test_batches, epoch_steps
+        self.score = None, None  # the last step that was evaluated, and its accuracy
+
+    def on_train_begin(self, logs=None):
+        if self.writes:
+            self.lines = (self.path / "metrics.jsonl").open("a+")
+            self.lines.seek(0)
+            self.events = Events(self.path / "tensorboard", list(map(json.loads, self.lines)))
+        self._start_clock()
+
+    def _start_clock(self):
+        self.model.waited = 0.0
+        self.started, self.steps = time.perf_counter(), 0
+
+    def _start_window(self):
+        self.model.reset_metrics()
+        self._start_clock()
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.step.numpy())
+        self.steps += 1
+        if step % self.every == 0:
+            seconds = time.perf_counter() - self.started
+            rate = float(self.model.optimizer.learning_rate)
+            self.write(
+                step,
+                logs
+                | {
+                    "learning_rate": rate,
+                    "steps_per_second": self.steps / seconds,
+                    "input_wait": self.model.waited / seconds,
+                },
+            )
+            self._start_window()
+        if step % self.epoch_steps == 0 and self.test_batches:
+            self.evaluate(step)
+            self._start_window()
+
+    def evaluate(self, step):
+        logs = self.model.measure(self.test_batches)
+        self.score = step, logs.get("linear_accuracy")
+        if logs:
+            self.write(step, {f"test_{name}": value for name, value in logs.items()})
+
+    def write(self, step, values):
+        if not self.writes:
+            return
+        values = {name: float(value) for name, value in values.items()}
+        # A mean of nothing, as of no image with a label, is left out.
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.lines.write(json.dumps({"step": step} | values) + "\n")
+        self.lines.flush()
+        os.fsync(self.lines.fileno())
+        self.events.write(step, values)
+
+    def on_train_end(self, logs=None):
+        if self.writes:
+            self.lines.close()
+            self.events.close()
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves after each epoch, every so many `minutes`, at the end, and before a stop.
+
+    By the time that the last checkpoint took, epochs without one are left out, and others lie
+    between, so that saving takes at most `SHARE` of the time; but never are they further apart than
+    `minutes`. Of several workers all take part in a stop, and the one that has the `run` saves.
+
+    Args:
+        run: a `RunDirectory`, or none.
+        epoch_steps: steps of an epoch.
+        minutes: between checkpoints, at most.
+        measured: the `Measurements`, whose accuracy on test images tells the best checkpoint.
+    """
+
+    def __init__(self, run, epoch_steps, minutes, measured):
+        super().__init__()
+        self.run, self.epoch_steps, self.measured = run, epoch_steps, measured
+        self.longest = 60 * minutes
+
+    def on_train_begin(self, logs=None):
+        self.began = self.saved = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.run:
+            self.run.restore_metrics(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.step.numpy())
+        if self.model.stop:
+            self.stop(step)
+        elif self.run and self.is_due(step % self.epoch_steps == 0):
+            self.save(step, overlapped=True)
+
+    def is_due(self, epoch_ends):
+        """Whether a checkpoint may and should be written now."""
+        now, checkpoints = time.monotonic(), self.run.checkpoints
+        seconds = checkpoints.seconds or 0
+        if epoch_ends and checkpoints.spent + seconds <= SHARE * (now - self.began):
+            return True
+        # Half of the share is left to the ends of epochs, whose checkpoints may be the best ones.
+        interval = 2 * seconds / SHARE if seconds else self.longest
+        return now - self.saved > min(interval, self.longest)
+
+    def save(self, step, overlapped=False):
+        measured, score = self.measured.score
+        self.run.save(self.model, step, score if measured == step else None, overlapped)
+        self.saved = time.monotonic()
+
+    def stop(self, step):
+        """Ends a training with a checkpoint: the one that is being written, or another."""
+        place = "there"
+        if self.run:
+            if not self.run.checkpoints.writing:
+                self.save(step)
+            saved = self.run.checkpoints.wait()
+            place = place if saved == step else f"step {saved}"
+        raise Stopped(f"Stopped after step {step}: the same command goes on from {place}.")
+
+    def on_train_end(self, logs=None):
+        if self.run:
+            self.save(int(self.model.step.numpy()))
+
+
+class BadNumbers(keras.callbacks.Callback):
+    """Ends a training of which `limit` updates in a row were left out, see `Classifier.update`."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def on_train_batch_end(self, batch, logs=None):
+        count = int(self.model.bad_steps.numpy())
+        if count >= self.limit:
+            step = int(self.model.step.numpy())
+            term = self.model.terms[int(self.model.bad_term.numpy())]
+            raise InputError(
+                f"{term} was not finite in the {count} steps up to step {step}, as many as "
+                "bad_steps allows. None of them changed a weight: the last checkpoint is good; try "
+                f"a smaller learning_rate. Received: learning_rate up to "
+                f"{float(self.model.optimizer.learning_rate):g}"
+            )
+
+
+class BadImages(keras.callbacks.Callback):
+    """Names the images that could not be used in a file, and ends a training of too many.
+
+    Args:
+        failures: a `failures.Failures`.
+        path: of the file, if this process writes it.
+    """
+
+    def __init__(self, failures, path=None):
+        super().__init__()
+        self.failures, self.path, self.named = failures, path, 0
+
+    def on_train_begin(self, logs=None):
+        if self.path and self.path.exists():  # those of an earlier start count, too
+            for line in os.fsdecode(self.path.read_bytes()).splitlines():
+                name, _, why = line.partition("\t")
+                self.failures.add(name, why)
+
+    def on_train_batch_end(self, batch, logs=None):
+        reasons = self.failures.reasons
+        if self.path and len(reasons) > self.named:
+            write_text(self.path, "".join(f"{name}\t{why}\n" for name, why in reasons.items()))
+            self.named = len(reasons)
+        self.failures.check()
+
+
+def stop_on_signals(model):
+    """Has SIGINT and SIGTERM ask `model` to stop after its step; a second signal ends at once."""
+
+    def ask():
+        model.asked = True
+        print("\nStopping after this step; a second signal stops at once.", file=sys.stderr)
+
+    return on_signals(ask)
+
+
+@contextlib.contextmanager
+def on_signals(action):
+    """Calls `action()` at the first SIGINT or SIGTERM; a second one ends the process."""
+
+    def act(number, frame):
+        for number in SIGNALS:
+            signal.signal(number, before[number])
+        action()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python has signals in the main thread alone
+        return
+    before = {number: signal.signal(number, act) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

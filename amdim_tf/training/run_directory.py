@@ -1,0 +1,264 @@
+"""The run directory: everything a run is, and what it needs to go on after a stop.
+
+config.json     what is trained
+classes.json    names of the classes, in order of their labels
+data.json       what the run is trained on: names of the classes, numbers and digests of the images
+metrics.jsonl   one line per measurement, with its step
+tensorboard/    the same for TensorBoard
+checkpoints/    weights, optimiser, metrics so far and random state, see `checkpoints`
+starts.jsonl    when, at which step, by what command and with which versions training started
+encoder.keras   the encoder for Keras
+export/1/       the encoder for TF Serving
+bad_images.txt  names of images that could not be used, if any, and why, behind a tab
+result.json     accuracies and how they were obtained; written last
+"""
+
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import time
+
+import keras
+import tensorflow as tf
+
+from amdim_tf.config import MEANS, fields
+from amdim_tf.distribution import worker
+from amdim_tf.errors import InputError
+from amdim_tf.files import UNFINISHED, local, read_json, write_json, write_text
+from amdim_tf.lock import LOCK
+from amdim_tf.training.building import build_model
+from amdim_tf.training.checkpoints import Checkpoints, byte_size
+from amdim_tf.training.run_files import read_class_names, read_config, run_config
+
+# Of an export: what it was exported from.
+METADATA = "assets.extra/amdim.json"
+CHECKPOINTS = "checkpoints"
+
+
+class RunDirectory:
+    """Opens or creates `path` for a run of `config`, a config or its fields as JSON has them.
+
+    Raises:
+        InputError: the directory belongs to another configuration, holds other files, or cannot be
+            written.
+    """
+
+    def __init__(self, path, config):
+        self.path = local(path, "workdir")
+        self.checkpoints = Checkpoints(self.path / CHECKPOINTS)
+        config_path = self.path / "config.json"
+        config = fields(config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not config_path.exists():
+                if any(
+                    not path.name.startswith((UNFINISHED, LOCK)) for path in self.path.iterdir()
+                ):
+                    raise InputError(
+                        "workdir must be new, empty, or a run of the same configuration. "
+                        f"Received: workdir={path}, which holds other files"
+                    )
+                write_json(config_path, config)
+        except OSError as error:
+            raise InputError(
+                f"workdir cannot be used: {error}. Received: workdir={path}"
+            ) from error
+        existing = read_config(path)
+        differing = [
+            f"{name} is {existing.get(name)} there and {config.get(name)} here"
+            for name in sorted((existing.keys() | config.keys()).difference(MEANS))
+            if existing.get(name) != config.get(name)
+        ]
+        if differing:
+            raise InputError(
+                f"workdir={path} belongs to another configuration ({'; '.join(differing)}); "
+                "name another --workdir, or the same configuration to go on"
+            )
+
+    def claim_data(self, own):
+        """Makes `own`, the record of a `Data`, the run's, if it has none yet.
+
+        Raises:
+            InputError: the run was trained on other data.
+        """
+        known = read_json(self.path / "data.json")
+        existing = known or self._known_classes(own)
+        differing = [
+            _difference(name, existing[name], own[name])
+            for name in own
+            if existing[name] != own[name]
+        ]
+        if differing:
+            raise InputError(
+                f"workdir={self.path} was trained on other data ({'; '.join(differing)}); put the "
+                "data back as it was, or name another --workdir"
+            )
+        if not known:
+            write_json(self.path / "classes.json", own["classes"])
+            write_json(self.path / "data.json", own)
+
+    def _known_classes(self, own):
+        """The record of a run of an earlier version, which knew no more than the classes."""
+        if not (self.path / "classes.json").exists():
+            return own
+        names = list(read_class_names(self.path))
+        if names == [str(label) for label in range(len(own["classes"]))]:
+            return own  # a converted checkpoint has no names
+        return own | {"classes": names}
+
+    def save(self, model, step, score=None, overlapped=False):
+        """Saves `model`, compiled and built, its optimiser, and its metrics so far.
+
+        Args:
+            score, overlapped: see `Checkpoints.save`.
+        """
+        self.checkpoints.save(step, _parts(model), score, overlapped)
+
+    def stop_seconds(self, model):
+        """About how long a checkpoint of `model` takes in this folder, and its bytes."""
+        size = byte_size(_parts(model))
+        return self.checkpoints.expected_seconds(size), size
+
+    def restore(self, model):
+        """Makes `model` that of the newest whole checkpoint, if there is any; returns its step."""
+        step, self.restored = self.checkpoints.newest()
+        if self.restored:
+            parts = {name: part for name, part in _parts(model).items() if name != "metrics"}
+            saved = tf.train.Checkpoint(**parts).read(self.restored).expect_partial()
+            saved.assert_existing_objects_matched()
+        return step
+
+    def restore_metrics(self, model):
+        """The metrics since the last line, which Keras sets back when it begins to `fit`."""
+        metrics = _parts(model).get("metrics")
+        if self.restored and metrics:
+            tf.train.Checkpoint(metrics=metrics).read(self.restored).expect_partial()
+
+    def record_start(self, step):
+        """Adds to starts.jsonl with what, and at which step, training starts."""
+        with (self.path / "starts.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "time": time.time()} | environment()) + "\n")
+
+    def forget_metrics_after(self, step):
+        """Drops the lines of metrics.jsonl later than `step`, which will be measured again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if is_whole(line) and json.loads(line)["step"] <= step]
+            write_text(path, "".join(kept))
+
+
+def erase(path):
+    """Removes the run in `path`, if there is one, and keeps the lock of the folder.
+
+    Raises:
+        InputError: something else is there.
+    """
+    content = [each for each in pathlib.Path(path).iterdir() if each.name != LOCK]
+    if content:
+        read_config(path)
+    for each in content:
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
+
+
+def _difference(name, there, here):
+    """How the data of a run differs there and here, in a phrase."""
+    if name == "classes":
+        removed, added = (sorted(set(a) - set(b)) for a, b in ((there, here), (here, there)))
+        if removed or added:
+            return (
+                f"{len(there)} classes there and {len(here)} here, there without "
+                f"{', '.join(added[:5]) or 'none of those'} and here without "
+                f"{', '.join(removed[:5]) or 'none of those'}"
+            )
+        return "the classes are in another order"
+    there, here = ((split or {"images": 0})["images"] for split in (there, here))
+    if there == here:
+        return f"the {there} images of {name} have other names, sizes or labels"
+    return f"{name} has {there} images there and {here} here"
+
+
+def load_model(path, dtype="float32"):
+    """The model of the run in `path` at its last checkpoint, and its training step.
+
+    Args:
+        path: the run directory.
+        dtype: of weights and computation, or a mixed policy; batch norm after trunk and phi and
+            the classifiers are of float32 at least.
+
+    Raises:
+        InputError: no run, or one without a whole checkpoint.
+    """
+    config = run_config(path)
+    step, prefix = Checkpoints(local(path, "workdir") / CHECKPOINTS).newest()
+    if prefix is None:
+        raise InputError(
+            f"workdir must hold a checkpoint, which training writes after each epoch and when it "
+            f"stops. Received: workdir={path}"
+        )
+    classes = len(read_class_names(path))
+    # Weights of less precision than they were saved in are cast from those.
+    mixed = keras.dtype_policies.get(dtype).variable_dtype == "float32"
+    model = build_model(config, classes, dtype if mixed else "float32")
+    saved = tf.train.Checkpoint(model=values(model))
+    saved.read(prefix).expect_partial().assert_existing_objects_matched()
+    if not mixed:
+        exact, model = model, build_model(config, classes, dtype)
+        for variable, value in zip(model.variables, exact.variables, strict=True):
+            variable.assign(value)
+    return model, step
+
+
+def _parts(model):
+    """What a checkpoint holds of `model`."""
+    parts = {"model": values(model), "optimizer": values(model.optimizer)}
+    if worker(model.distribute_strategy).alone:  # else reading them would wait for the others
+        parts["metrics"] = [variable.value for variable in model.metrics_variables]
+    return parts
+
+
+def values(owner):
+    """TensorFlow's variables of a Keras object, in order, but for its metrics.
+
+    TensorFlow would not find those of layers that Keras keeps in lists by itself.
+    """
+    metrics = {id(variable) for variable in getattr(owner, "metrics_variables", ())}
+    variables = getattr(owner, "saved_variables", owner.variables)
+    return [variable.value for variable in variables if id(variable) not in metrics]
+
+
+def environment():
+    """What a result was obtained with: hardware, versions and command."""
+    return {
+        "hardware": hardware(),
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "command": sys.argv,
+    }
+
+
+def hardware():
+    """The processor's name, number of cores and accelerators."""
+    try:
+        names = pathlib.Path("/proc/cpuinfo").read_text().split("model name\t: ")
+        processor = names[1].splitlines()[0]
+    except (OSError, IndexError):
+        processor = platform.processor() or platform.machine()
+    accelerators = [
+        tf.config.experimental.get_device_details(device).get("device_name", device.name)
+        for device in tf.config.list_physical_devices("GPU")
+    ]
+    return ", ".join([f"{os.cpu_count()} cores of {processor}", *accelerators])
+
+
+def is_whole(line):
+    return line.endswith("}\n")
