@@ -7,19 +7,19 @@ python -m amdim_tf.evaluate --workdir=RUN --dataset=places205 --protocol=linear 
 from absl import flags
 
 from amdim_tf import command
+from amdim_tf.evaluation.protocols import PROTOCOLS
 from amdim_tf.training.run_files import evaluation_config
 
 FLAGS = flags.FLAGS
-PROTOCOLS = ("knn", "linear", "mlp", "finetune")
-FEATURES = ("f1", "mixture")
 
 
 def main():
     from amdim_tf.evaluation.evaluation import evaluate
+    from amdim_tf.evaluation.protocols.protocol import find_protocol
 
-    # Fine-tuning cannot be had from features computed once.
-    everything = PROTOCOLS[:-1] if FLAGS.fast else PROTOCOLS
-    chosen = everything if FLAGS.protocol == "all" else (FLAGS.protocol,)
+    chosen = PROTOCOLS if FLAGS.protocol == "all" else (FLAGS.protocol,)
+    if FLAGS.protocol == "all" and FLAGS.fast:
+        chosen = [name for name in PROTOCOLS if "features" in find_protocol(name).ways]
     evaluate(
         FLAGS.workdir,
         FLAGS.config,
@@ -37,9 +37,13 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "run directory of the encoder; required", required=True)
     flags.DEFINE_string("dataset", None, "the data to measure it on; its own if none")
     flags.DEFINE_string("data_dir", None, command.DATA_DIR)
-    flags.DEFINE_enum("protocol", "all", (*PROTOCOLS, "all"), "how to measure it")
+    flags.DEFINE_string(
+        "protocol", "all", f"how to measure it: {', '.join(PROTOCOLS)}, all or MODULE:CLASS"
+    )
     flags.DEFINE_bool("fast", False, "classifiers learn from features that are computed once")
     flags.DEFINE_float("label_fraction", 1.0, "share of the labelled images of each class")
-    flags.DEFINE_enum("features", "f1", FEATURES, "what classifiers and neighbours see of an image")
+    flags.DEFINE_string(
+        "features", "f1", "what is measured: f1, or mixture of runs with mixture_components"
+    )
     command.define_device_flags()
     command.run(main, evaluation_config)

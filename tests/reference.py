@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import numpy as np
+from keras import ops
 
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.reference import torch_file
@@ -29,6 +30,12 @@ class Golden:
         for name, variable in named_variables(model).items():
             variable.assign(to_keras(self.weights[name]))
         return model
+
+
+def scored(model, x1, x2, locations):
+    """(losses, penalty, entropies, f1 of both views) of the multiscale objective in training."""
+    embeddings = model.objective.normalise(model._project(ops.concatenate([x1, x2])), True, 2)
+    return *model.objective.scores(embeddings, locations), embeddings[1]
 
 
 def relative_error(ours, golden):

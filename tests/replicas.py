@@ -13,8 +13,7 @@ import tensorflow as tf
 from amdim_tf.distribution import choose_strategy
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
-from amdim_tf.training.classifier import Classifier
-from amdim_tf.training.model import AMDIM
+from amdim_tf.training.model import AMDIM, Classifier
 from amdim_tf.training.optimizer import AdamL2
 
 BATCH, STEPS = 8, 10
@@ -64,7 +63,7 @@ def weights_after_training(strategy, case):
         logs, names = logs | scores, (*names, *scores)
     else:
         names = "loss", "regulariser", "nce_5-5", "bound_1-7", "skipped"
-        parts = filter(None, (model.encoder, model.phi5, model.phi7, model.mixture))
+        parts = filter(None, (model.encoder, model.phi5, model.phi7, model.objective.mixture))
     values = {name: np.array(logs[name]) for name in names}
     weights = [w for part in parts for w in part.weights]
     # Paths differ by the number that Keras gives the model.

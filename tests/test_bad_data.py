@@ -18,7 +18,7 @@ from amdim_tf.data.decoding import MAX_PIXELS
 from amdim_tf.data.failures import SHOWN
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.evaluation import evaluate
-from amdim_tf.evaluation.protocols import ROWS
+from amdim_tf.evaluation.rows import ROWS
 from amdim_tf.runs.training import train
 from amdim_tf.training.building import check_config
 

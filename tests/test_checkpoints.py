@@ -119,7 +119,7 @@ def test_checkpoints_take_two_in_a_hundred_seconds(monkeypatch, seconds, at_epoc
 
 def test_a_signal_while_one_is_written_ends_with_that_one(tmp_path, monkeypatch):
     """Not with another, for which there may be no time."""
-    monkeypatch.setattr("amdim_tf.train.wanted", lambda *_: ())
+    monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
     go_on, config = slow(monkeypatch), small_config()
     config.checkpoint_minutes = 100.0
 

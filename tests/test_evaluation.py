@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
     config.update({"probe_images": 100, "learning_rate": 1e-3})
     path = tmp_path_factory.mktemp("runs") / "trained"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("amdim_tf.train.wanted", lambda *_: ())
+        patch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
         patch.setattr("amdim_tf.runs.finish.export", lambda *_: None)
         train(config, path)
     return path
@@ -108,8 +108,10 @@ def test_what_was_measured_before_is_not_measured_again(trained, tmp_path, monke
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     first = evaluate(run, config_of(run), ("knn",))
-    measured, report = [], evaluation.protocols.report
-    monkeypatch.setattr(evaluation.protocols, "report", lambda *x: measured.append(0) or report(*x))
+    measured, report = [], evaluation.predictions.report
+    monkeypatch.setattr(
+        evaluation.predictions, "report", lambda *x: measured.append(0) or report(*x)
+    )
     config = config_of(run)
     config.micro_batch = 2  # how it computes may change
     assert evaluate(run, config, ("knn",)) == first and not measured

@@ -9,7 +9,7 @@ import pytest
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import Stopped
-from amdim_tf.evaluation.protocols import ROWS
+from amdim_tf.evaluation.rows import ROWS
 from amdim_tf.runs import finish
 from amdim_tf.runs.finish import Rows
 from amdim_tf.runs.training import table, train

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import SIZES, Golden, relative_error
+from reference import SIZES, Golden, relative_error, scored
 
 from amdim_tf.reference.conversion import named_variables, to_keras
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
@@ -49,7 +49,7 @@ def test_first_losses_and_gradients(golden):
     model, values = golden.model(), golden.values
     x1, x2 = values["views"][0]
     with tf.GradientTape() as tape:
-        losses, penalty, *_ = model.objective(x1, x2, {5: values["source_index_5x5"][0]})
+        losses, penalty, *_ = scored(model, x1, x2, {5: values["source_index_5x5"][0]})
         total = sum(losses.values()) + penalty
     assert list(losses) == ["1-5", "1-7", "5-5"]
     ours = [float(x) for x in (*losses.values(), penalty, total)]

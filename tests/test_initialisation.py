@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import GOLDEN
+from reference import GOLDEN, scored
 
 from amdim_tf.config import load_config
 from amdim_tf.data.views import normalize
@@ -67,7 +67,9 @@ def test_losses(expected, models):
     x2 = tf.reverse(x1, axis=[2])
     ours = []
     for model in models:
-        losses, penalty, *_ = model.objective(x1, x2, model.antecedent_locations(len(x1)))
+        losses, penalty, *_ = scored(
+            model, x1, x2, model.objective.draw(model.seed, model.step, len(x1))
+        )
         values = {name: float(loss) for name, loss in losses.items()} | {
             "regulariser": float(penalty)
         }

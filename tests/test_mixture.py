@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from reference import scored
 from test_nce import embeddings
 
 from amdim_tf.encoders.amdim import Encoder
@@ -117,12 +118,12 @@ def test_one_component_starts_as_plain_amdim(dtype):
     for other in (one, two):
         for name in ("encoder", "phi5", "phi7"):
             getattr(other, name).set_weights(getattr(plain, name).get_weights())
-    locations = plain.antecedent_locations(6)
-    expected, penalty, *_ = plain.objective(*images, locations)
-    losses, same, entropies, _ = one.objective(*images, locations)
+    locations = plain.objective.draw(0, 0, 6)
+    expected, penalty, *_ = scored(plain, *images, locations)
+    losses, same, entropies, _ = scored(one, *images, locations)
     for name, loss in expected.items():
         np.testing.assert_allclose(losses[name], loss, rtol=1e-6)
     np.testing.assert_allclose(same, penalty, rtol=1e-6)
     assert max(abs(float(entropy)) for entropy in entropies.values()) < 1e-6
-    mixed, *_ = two.objective(*images, locations)
+    mixed, *_ = scored(two, *images, locations)
     assert abs(float(mixed["1-7"] - expected["1-7"])) > 1e-4

@@ -2,11 +2,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from reference import scored
 
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.objectives.probes import probe_loss
-from amdim_tf.training.classifier import Classifier
-from amdim_tf.training.model import AMDIM
+from amdim_tf.training.model import AMDIM, Classifier
 from amdim_tf.training.optimizer import AdamL2
 
 
@@ -113,7 +113,7 @@ def test_probe_loss_by_hand():
 
 def test_antecedent_locations_are_uniform_and_a_function_of_seed_and_step():
     model = tiny(seed=3, tasks="5-5,7-1,1-7")
-    locations = model.antecedent_locations(5000)
+    locations = model.objective.draw(model.seed, model.step, 5000)
     assert list(locations) == [5, 7]
     for n, drawn in locations.items():
         assert drawn.shape == (2, 5000)
@@ -123,11 +123,11 @@ def test_antecedent_locations_are_uniform_and_a_function_of_seed_and_step():
             expected = 5000 / (n * n)
             assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
         assert abs(np.corrcoef(drawn)[0, 1]) < 4 / np.sqrt(5000)
-    np.testing.assert_array_equal(
-        locations[5], tiny(seed=3, tasks="5-5").antecedent_locations(5000)[5]
-    )
+    np.testing.assert_array_equal(locations[5], tiny(tasks="5-5").objective.draw(3, 0, 5000)[5])
     model.step.assign(1)
-    assert (np.array(model.antecedent_locations(5000)[5]) != np.array(locations[5])).any()
+    assert (
+        np.array(model.objective.draw(model.seed, model.step, 5000)[5]) != np.array(locations[5])
+    ).any()
 
 
 def test_fit_reports_every_task_and_learns():
@@ -168,11 +168,11 @@ def test_micro_batches_have_the_gradients_of_the_whole():
     x1, x2 = (tf.constant(x, tf.float64) for x in (x1, x2))
     model = AMDIM(Encoder(32, ndf=4, nrkhs=16, ndepth=1, dtype="float64"), classes=0)
     trained = model.trainable_variables
-    locations = model.antecedent_locations(len(x1))
+    locations = model.objective.draw(model.seed, model.step, len(x1))
 
     def losses_and_gradients():
         with tf.GradientTape() as tape:
-            losses, penalty, _, f1 = model.objective(x1, x2, locations)
+            losses, penalty, _, f1 = scored(model, x1, x2, locations)
             total = penalty + sum(losses.values())
         return tf.nest.flatten([losses, penalty, f1, tape.gradient(total, trained)])
 

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from amdim_tf.evaluation.knn import knn
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import protocols
+from amdim_tf.evaluation.classifiers import fit_on_features, predictions
 from amdim_tf.evaluation.features import Features
+from amdim_tf.evaluation.fractions import balanced_places
 from amdim_tf.evaluation.maps import neighbours
-from amdim_tf.evaluation.protocols import Predictions
+from amdim_tf.evaluation.predictions import Predictions, interval, rank, report
+from amdim_tf.evaluation.rows import measure_row
 
 
 def blobs(count, classes, seed, spread=0.3):
@@ -28,18 +31,18 @@ def random_features(count, width, seed):
 
 def test_separable_features_are_separated():
     train, test, config = blobs(600, 5, 1), blobs(200, 5, 2), load_config("photo_patches")
-    accuracy = protocols.measure(train, test, 5, config)
+    accuracy = measure_row(train, test, 5, config)
     assert set(accuracy) == {"linear", "mlp", "knn"} and min(accuracy.values()) > 0.95
-    assert protocols.measure(train, test, 5, config) == accuracy
+    assert measure_row(train, test, 5, config) == accuracy
     shuffled = Features(train.values, np.random.default_rng(3).permutation(train.labels))
-    assert max(protocols.measure(shuffled, test, 5, config).values()) < 0.45
+    assert max(measure_row(shuffled, test, 5, config).values()) < 0.45
 
 
 @pytest.mark.parametrize("count", [2, 255, 257, 513])
 def test_no_batch_of_the_classifiers_has_one_image(count):
     """Batch norm makes numbers of it that are not finite, which no accuracy may come from."""
     train, test = blobs(count, 3, 1), blobs(200, 3, 2)
-    found = protocols.fit_on_features(train, test, 3, load_config("photo_patches"))
+    found = fit_on_features(train, test, 3, load_config("photo_patches"))
     assert set(found) == {"linear", "mlp"}
     if count > 2:
         assert min(each.accuracy() for each in found.values()) > 0.9
@@ -48,8 +51,8 @@ def test_no_batch_of_the_classifiers_has_one_image(count):
 def test_too_few_images_to_learn_from_are_refused():
     test = blobs(10, 3, 2)
     for protocol in (
-        lambda train: protocols.knn(train, test, 3),
-        lambda train: protocols.fit_on_features(train, test, 3, load_config("photo_patches")),
+        lambda train: knn(train, test, 3),
+        lambda train: fit_on_features(train, test, 3, load_config("photo_patches")),
     ):
         with pytest.raises(InputError, match="two or more labelled images.*Received: 1"):
             protocol(blobs(1, 3, 1))
@@ -59,11 +62,11 @@ def test_logits_that_are_not_finite_give_no_accuracy():
     labels, best = np.array([0, 1, -1]), {name: np.zeros((3, 2), int) for name in ("linear", "mlp")}
     finite = np.array([[True, True], [True, False], [False, False]])
     with pytest.raises(InputError, match="classifier mlp must give finite.* 1 of 2 test images"):
-        protocols.predictions([(labels, best, finite)])
-    found = protocols.predictions([(labels, best, finite | True)])
+        predictions([(labels, best, finite)])
+    found = predictions([(labels, best, finite | True)])
     assert found["mlp"].accuracy() == 0.5 and len(found["mlp"].labels) == 2
     with pytest.raises(InputError, match="test images to measure by. Received: none"):
-        protocols.predictions([(labels - 2, best, finite)])
+        predictions([(labels - 2, best, finite)])
 
 
 def test_neighbours_are_those_of_the_brute_force(monkeypatch):
@@ -79,7 +82,7 @@ def test_neighbours_are_those_of_the_brute_force(monkeypatch):
     votes = Features(known.values, np.random.default_rng(2).integers(0, 7, 2000))
     expected = KNeighborsClassifier(10, metric="cosine").fit(votes.values, votes.labels)
     scores = expected.predict_proba(queries.values)
-    ranked = protocols.knn(votes, queries, 7).ranked
+    ranked = knn(votes, queries, 7).ranked
     assert (ranked[:, 0] == scores.argmax(1)).mean() > 0.995
     order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     voted = np.take_along_axis(scores, order, 1) > 0
@@ -98,7 +101,7 @@ def test_of_equal_cosines_the_earlier_comes_first(monkeypatch):
 def test_of_equal_votes_the_smaller_class_comes_first_and_none_without_a_vote():
     values = np.float32([[1, 0.01 * i] for i in range(4)])
     known = Features(values, np.array([4, 2, 4, 2]))
-    found = protocols.knn(known, Features(values[:1], np.array([3])), 6)
+    found = knn(known, Features(values[:1], np.array([3])), 6)
     assert found.ranked.tolist() == [[2, 4, -1, -1, -1]]
     # The class 3 got no vote, so it is not among the first five.
     assert found.accuracy(5) == 0
@@ -120,38 +123,38 @@ def test_report_by_hand():
     labels = np.repeat([0, 1, 2, 3], 25)
     predicted = np.where(np.arange(100) % 5 == 0, 5, labels)  # every fifth image is taken for 5
     ranked = np.stack([predicted, np.where(predicted == 5, labels, 4)], 1)
-    report, confusion = protocols.report(Predictions(labels, ranked), [*"abcdef"])
-    assert report["top1"] == 0.8 and report["top5"] == 1.0
-    assert report["per_class"] == dict.fromkeys("abcd", 0.8) | {"e": None, "f": None}
+    found, confusion = report(Predictions(labels, ranked), [*"abcdef"])
+    assert found["top1"] == 0.8 and found["top5"] == 1.0
+    assert found["per_class"] == dict.fromkeys("abcd", 0.8) | {"e": None, "f": None}
     np.testing.assert_array_equal(confusion[:4, 5], 5)
     assert confusion.sum() == 100
-    low, high = report["interval"]
+    low, high = found["interval"]
     # The binomial deviation of 80 of 100 is 0.04.
     assert low == pytest.approx(0.8 - 1.96 * 0.04, abs=0.02)
     assert high == pytest.approx(0.8 + 1.96 * 0.04, abs=0.02)
-    assert protocols.interval(np.array([True])) == [1, 1]
+    assert interval(np.array([True])) == [1, 1]
 
 
 def test_ranks_are_by_score_and_then_by_number():
     scores = np.float32([[3, 2, 1], [1, 2, 3], [2, 7, 7]])
-    assert protocols.rank(scores).numpy().tolist() == [[0, 1, 2], [2, 1, 0], [1, 2, 0]]
-    found = Predictions(np.array([1, 0, 1]), protocols.rank(scores).numpy())
+    assert rank(scores).numpy().tolist() == [[0, 1, 2], [2, 1, 0], [1, 2, 0]]
+    found = Predictions(np.array([1, 0, 1]), rank(scores).numpy())
     assert [found.accuracy(k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
 
 
 def test_balanced_places_are_fixed_and_leave_no_class_empty():
     labels = np.random.default_rng(0).integers(0, 14, 4139)
     labels[:5] = -1
-    places = protocols.balanced_places(labels, 0.1, 14)
+    places = balanced_places(labels, 0.1, 14)
     counts = np.bincount(labels[places])
     assert (counts == int(0.1 * 4139 / 14)).all() and (np.diff(places) > 0).all()
-    np.testing.assert_array_equal(places, protocols.balanced_places(labels, 0.1, 14))
+    np.testing.assert_array_equal(places, balanced_places(labels, 0.1, 14))
     with pytest.raises(InputError, match="at least 0.0034 of 4139.*label_fraction=0.002.*class 0"):
-        protocols.balanced_places(labels, 0.002, 14)
+        balanced_places(labels, 0.002, 14)
 
 
 def test_a_fraction_of_unequal_classes_has_its_number_of_images():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 5, 30]))
     for fraction, counts in ((0.9, [86, 5, 30]), (0.1, [4, 4, 4]), (1 / 3, [20, 5, 20])):
-        places = protocols.balanced_places(labels, fraction, 3)
+        places = balanced_places(labels, fraction, 3)
         np.testing.assert_array_equal(np.bincount(labels[places]), counts)

@@ -15,7 +15,7 @@ from kill_training import STEPS, small_config
 
 from amdim_tf.config import apply_variant
 from amdim_tf.errors import InputError, Stopped
-from amdim_tf.evaluation import protocols
+from amdim_tf.evaluation.rows import ROWS
 from amdim_tf.runs.training import train
 from amdim_tf.training import callbacks
 from amdim_tf.training.checkpoints import Checkpoints
@@ -64,7 +64,7 @@ def check_same(run, whole):
 @pytest.fixture
 def briefly(monkeypatch):
     """Has trainings end without measuring and exporting the encoder, to save time."""
-    monkeypatch.setattr("amdim_tf.train.wanted", lambda *_: ())
+    monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
     monkeypatch.setattr("amdim_tf.runs.finish.export", lambda *_: None)
 
 
@@ -86,7 +86,7 @@ def test_killed_at_any_instant_it_ends_as_if_it_had_not_been(killed):
     assert set(report["status"].values()) == {0}
     assert all(0 < step < STEPS for step in report["killed_after"])
     expected = read_result(folder / "whole")
-    assert list(expected["accuracy"]) == list(protocols.ROWS) and not expected["missing"]
+    assert list(expected["accuracy"]) == list(ROWS) and not expected["missing"]
     runs = [folder / "killed", *folder.glob("end*")]
     assert len(runs) == 1 + len(report["killed_after"])
     for run in runs:

@@ -9,6 +9,7 @@ from keras import ops
 
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution
+from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 
 IMAGE_SIZES = (32, 64, 128)
@@ -147,7 +148,7 @@ class Block(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
-class Encoder(keras.Model):
+class Encoder(ImageEncoder):
     """The AMDIM encoder: normalised images (B,S,S,3) float to a dictionary of features.
 
     Returns `f1` (B,nrkhs), `f5` (B,5,5,c) and `f7` (B,7,7,c) with c = 4*ndf for images of 32
@@ -228,14 +229,6 @@ class Encoder(keras.Model):
         return {"f1": f1, "f5": f5, "f7": f7}
 
     def receptive_field(self, n):
-        """What location (i,j) of f7, f5 or f1 sees: rows from `start + i * stride` on, `size` many.
-
-        Args:
-            n: 7, 5 or 1.
-
-        Returns:
-            (start, size, stride), in pixels; those beyond the image are reflected.
-        """
         layers = [*self.stem, *self.to_7x7]
         layers += {7: [], 5: [self.to_5x5], 1: [self.to_5x5, self.to_3x3, self.to_1x1]}[n]
         start, size, stride = 0, 1, 1
@@ -244,11 +237,6 @@ class Encoder(keras.Model):
             size += (layer.width - 1) * stride
             stride *= layer.stride
         return start, size, stride
-
-    def call(self, images, training=False, views=1):
-        """Encodes `images` (V*B,S,S,3): V views of B images, normalised apart by batch norm."""
-        features = self.trunk(images, training, views)
-        return features | {"f1": self.head(features["f1"], training, views)}
 
     def head(self, f1, training=False, views=1):
         """f1 (V*B,nrkhs) of what the trunk gives of it (V*B,1,1,nrkhs)."""

@@ -21,19 +21,17 @@ from amdim_tf.config import MEANS, fields, file_name
 from amdim_tf.data import sources
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import protocols
+from amdim_tf.evaluation import classifiers, fractions, predictions
 from amdim_tf.evaluation.features import digest, encode, kept_features
 from amdim_tf.evaluation.pictures import plain
+from amdim_tf.evaluation.protocols import PROTOCOLS
+from amdim_tf.evaluation.protocols.protocol import find_protocol
 from amdim_tf.files import local, read_json, write_json
 from amdim_tf.lock import locked
-from amdim_tf.objectives.mixture import BagOfFeatures
-from amdim_tf.objectives.probes import NAMES
 from amdim_tf.training.building import check_config
 from amdim_tf.training.run_directory import RunDirectory, environment, load_model
 from amdim_tf.training.run_files import read_config, read_result
 
-PROTOCOLS = ("knn", "linear", "mlp", "finetune")
-FEATURES = ("f1", "mixture")
 # More class names than this cannot be read in a picture.
 NAMED_CLASSES = 20
 
@@ -77,7 +75,7 @@ def evaluate(
     Args:
         workdir: the run directory.
         config: of the data and of the classifiers' schedule, see `evaluation_config`.
-        chosen: of `PROTOCOLS`.
+        chosen: names of protocols, see `protocols.protocol`.
         data_dir: where the data is, see `sources.load`.
         fast, label_fraction, features: see `Settings`.
         strategy, xla: see `distribution.choose_devices`.
@@ -92,6 +90,8 @@ def evaluate(
     """
     check_config(config)
     settings = Settings(fast, label_fraction, features)
+    for name in chosen:
+        find_protocol(name)
     read_config(workdir)  # a wrong directory is found before the data is read
     devices = choose_devices(strategy, xla)
     data = sources.load(config, data_dir)
@@ -104,7 +104,7 @@ def evaluate(
     chief = devices.worker.chief
     with locked(workdir / "evaluation", "workdir") if chief else contextlib.nullcontext():
         evaluation = Evaluation(workdir, config, data, devices, settings)
-        results = {name: evaluation.measure(name) for name in PROTOCOLS if name in chosen}
+        results = {name: evaluation.measure(name) for name in chosen}
         evaluation.tidy()
     return results
 
@@ -123,11 +123,12 @@ class Evaluation:
         self.workdir, self.config, self.data = workdir, config, data
         self.devices, self.settings = devices, settings
         self.folder, self.chief = workdir / "evaluation", devices.worker.chief
+        self.classes = len(data.class_names)
         self.encoder, self.step = self.load()
         self.places, self.unfinished = None, set()
         if settings.label_fraction < 1:
-            labels, classes = data.probe.labels(self.folder), len(data.class_names)
-            self.places = protocols.balanced_places(labels, settings.label_fraction, classes)
+            labels = data.probe.labels(self.folder)
+            self.places = fractions.balanced_places(labels, settings.label_fraction, self.classes)
         self.labelled = data.probe.size if self.places is None else len(self.places)
         if self.chief:
             print(
@@ -142,14 +143,13 @@ class Evaluation:
         """The encoder as it was trained, on all devices, and the step of its training."""
         with self.devices.strategy.scope():
             model, step = load_model(self.workdir, self.config.precision)
-            if self.settings.features == "f1":
-                return model.encoder, step
-            if not getattr(model, "mixture", None):
+            offered = {"f1": model.encoder} | model.objective.representations()
+            if self.settings.features not in offered:
                 raise InputError(
-                    "features=mixture is for runs with mixture_components. "
-                    f"Received: workdir={self.workdir}, which has none"
+                    f"features must be one of {', '.join(offered)} for workdir={self.workdir}. "
+                    f"Received: features={self.settings.features}"
                 )
-            return BagOfFeatures(model.encoder, model.mixture), step
+            return offered[self.settings.features], step
 
     def measure(self, protocol):
         """The result of a protocol: that on disk, or what is measured now and written."""
@@ -160,7 +160,7 @@ class Evaluation:
         check_agreement(self.devices.strategy, f"{name} measured before: {known}")
         if not known:
             started = time.time()
-            found = self.predictions(protocol)
+            found = find_protocol(protocol)().predictions(self)
             self.data.failures.check()
             if self.chief:
                 self.write(path, protocol, found, identity, time.time() - started)
@@ -175,20 +175,6 @@ class Evaluation:
         """Removes the trainings of classifiers whose results are written."""
         for path in self.unfinished if self.chief else ():
             shutil.rmtree(path, ignore_errors=True)
-
-    def predictions(self, protocol):
-        """The `Predictions` of a protocol; of several workers the chief has those on features."""
-        if protocol == "finetune":
-            encoder, _ = self.load()  # which is changed
-            return self.on_views("finetune", encoder, frozen=False)["linear"]
-        if protocol != "knn" and not self.settings.fast:
-            return self.probes_on_views[protocol]
-        known, test = self.known_features, self.test_features
-        if not self.chief:
-            return None
-        if protocol == "knn":
-            return protocols.knn(known, test, len(self.data.class_names))
-        return self.probes_on_features[protocol]
 
     # What several protocols need is computed once.
 
@@ -208,14 +194,15 @@ class Evaluation:
         return self.data.probe.subset(self.places, self.folder)
 
     @functools.cached_property
-    def probes_on_features(self):
+    def probes(self):
+        """{"linear", "mlp": Predictions} on the frozen encoder; see `Protocol.predictions`."""
+        if not self.settings.fast:
+            return self.on_views("linear", self.encoder, frozen=True)
         features = self.known_features, self.test_features
-        classes, run = len(self.data.class_names), self.open_training("linear")
-        return protocols.fit_on_features(*features, classes, self.config, run)
-
-    @functools.cached_property
-    def probes_on_views(self):
-        return self.on_views("linear", self.encoder, frozen=True)
+        if not self.chief:
+            return None
+        run = self.open_training("linear")
+        return classifiers.fit_on_features(*features, self.classes, self.config, run)
 
     @property
     def kept(self):
@@ -239,17 +226,17 @@ class Evaluation:
             config.batch_size = data.probe.size // together * together
         check_batch(config.batch_size, config.micro_batch, self.devices.strategy)
         with self.devices.strategy.scope():
-            model = protocols.build_classifier(encoder, config, data, self.devices, frozen)
+            model = classifiers.build_classifier(encoder, config, data, self.devices, frozen)
         run = self.open_training(protocol)
-        return protocols.fit_on_views(model, data, config, self.devices, run)
+        return classifiers.fit_on_views(model, data, config, self.devices, run)
 
     # Names and identities
 
     def name(self, protocol):
         """The name of a result's files, without extension."""
         settings = self.settings
-        parts = [file_name(self.config.dataset), protocol]
-        parts += ["fast"] * (settings.fast and protocol in NAMES)
+        parts = [file_name(self.config.dataset), file_name(protocol)]
+        parts += ["fast"] * (settings.fast and len(find_protocol(protocol).ways) > 1)
         parts += [f"{settings.label_fraction:g}"] * (settings.label_fraction < 1)
         parts += ["mixture"] * (settings.features == "mixture")
         return "-".join(parts)
@@ -268,7 +255,7 @@ class Evaluation:
 
     def training_path(self, protocol):
         """Where the training of a protocol's classifiers is kept; linear and MLP share one."""
-        shared = "linear" if protocol in NAMES else protocol
+        shared = find_protocol(protocol).training or protocol
         name = self.name(shared).replace("-linear", "-probes")
         return self.folder / f"{name}.{self.identity(shared)[:8]}"
 
@@ -277,16 +264,20 @@ class Evaluation:
         path = self.training_path(protocol)
         config = fields(self.config) | {"identity": self.identity(protocol)}
         run = RunDirectory(path, config) if self.chief else None
-        if protocol == "finetune" or not self.settings.fast:
+        if self.distributed(protocol):
             check_agreement(self.devices.strategy, f"{path} is there")
         return run or RunDirectory(path, config)
 
+    def distributed(self, protocol):
+        """Whether all workers take part in the training of its classifiers."""
+        return not self.settings.fast or "features" not in find_protocol(protocol).ways
+
     def write(self, path, protocol, found, identity, seconds):
         """Writes the result of `Predictions`, and their confusion matrix."""
-        report, confusion = protocols.report(found, self.data.class_names)
+        report, confusion = predictions.report(found, self.data.class_names)
         result = {
             "protocol": protocol,
-            "fast": self.settings.fast and protocol in NAMES,
+            "fast": self.settings.fast and len(find_protocol(protocol).ways) > 1,
             "label_fraction": self.settings.label_fraction,
             "features": self.settings.features,
             "labelled_images": self.labelled,

@@ -10,8 +10,13 @@ from amdim_tf.objectives.nce import nce, score
 BATCH = 64
 
 
+def offered(model, images):
+    """{name: shape} of `Learner.features`, for images (N,S,S,3)."""
+    return {name: tuple(x.shape) for name, x in model.features(images[:2]).items()}
+
+
 def feature(model, images, name):
-    """One of `AMDIM.features` of normalised images (N,S,S,3), as an array; `BATCH` at a time."""
+    """One of `Learner.features` of normalised images (N,S,S,3), as an array; `BATCH` at a time."""
     parts = [model.features(images[i : i + BATCH])[name] for i in range(0, len(images), BATCH)]
     return np.concatenate([np.float32(part) for part in parts])
 
@@ -41,7 +46,7 @@ def posteriors(model, x1, x2):
     """Which component of x1 accounts for each location of x2 (Equation 7).
 
     Args:
-        model: an `AMDIM` with mixture features.
+        model: a `Learner` with mixture features.
         x1, x2: views (N,S,S,3), normalised; N is at least 2.
 
     Returns:
@@ -53,8 +58,8 @@ def posteriors(model, x1, x2):
         components = np.moveaxis(np.asarray(model.features(x1[part])["mixture"]), 1, 0)
         consequents = np.asarray(model.features(x2[part])["r7"])
         consequents = consequents.reshape(len(part), 49, -1)
-        losses, _ = nce(components, consequents, model.clip, model.regulariser)
-        q = np.asarray(posterior(losses, model.tau))
+        losses, _ = nce(components, consequents, model.objective.clip, model.objective.regulariser)
+        q = np.asarray(posterior(losses, model.objective.tau))
         found.append(np.moveaxis(q, 0, 1).reshape(len(part), -1, 7, 7))
     return np.concatenate(found)
 

@@ -60,8 +60,10 @@ def choose(data, config, count):
 def draw(model, config, shown, class_names, controls=None):
     """Yields (name, figure) of the pictures that a model gives.
 
+    Maps and posteriors are drawn if the model's objective offers what they show.
+
     Args:
-        model: an `AMDIM`.
+        model: a `Learner`.
         config: its config.
         shown: a `Shown`.
         class_names: may be empty.
@@ -72,27 +74,30 @@ def draw(model, config, shown, class_names, controls=None):
     def pixels(images):
         return np.clip(images * np.array(config.std) + config.mean, 0, 1)
 
+    offered = maps.offered(model, shown.images)
     f1 = maps.feature(model, shown.images, "f1")
     places, cosines = maps.neighbours(f1, NEIGHBOURS)
     rows = []
     for query in range(QUERIES):
-        chosen = [query, *places[query]]
-        found = maps.feature(model, shown.images[chosen], "r7")
-        scores = maps.matching(f1[query], found)
+        chosen, scores = [query, *places[query]], None
+        if "r7" in offered:
+            found = maps.feature(model, shown.images[chosen], "r7")
+            scores = maps.matching(f1[query], found)
         rows.append((pixels(shown.images[chosen]), scores, cosines[query]))
     yield "retrieval", retrieval(frame, rows)
 
     x1, x2 = shown.x1[:PAIRS], shown.x2[:PAIRS]
-    r1, r5, r7 = (maps.feature(model, x1, name) for name in ("r1", "r5", "r7"))
-    matches = {
-        (1, 7): maps.matching(r1, maps.feature(model, x2, "r7")),
-        (7, 7): maps.matching(r7[:, 3, 3], maps.feature(model, x2, "r7")),
-        (5, 5): maps.matching(r5[:, 2, 2], maps.feature(model, x2, "r5")),
-    }
-    yield "views", views(frame, pixels(x1), pixels(x2), matches)
+    if {"r1", "r5", "r7"} <= offered.keys():
+        r1, r5, r7 = (maps.feature(model, x1, name) for name in ("r1", "r5", "r7"))
+        matches = {
+            (1, 7): maps.matching(r1, maps.feature(model, x2, "r7")),
+            (7, 7): maps.matching(r7[:, 3, 3], maps.feature(model, x2, "r7")),
+            (5, 5): maps.matching(r5[:, 2, 2], maps.feature(model, x2, "r5")),
+        }
+        yield "views", views(frame, pixels(x1), pixels(x2), matches)
 
-    if model.mixture:
-        models = {f"trained, k = {model.mixture.components}": model} | (controls or {})
+    if "mixture" in offered:
+        models = {f"trained, k = {offered['mixture'][1]}": model} | (controls or {})
         q = {
             title: maps.posteriors(each, shown.x1, shown.x2)[:PAIRS]
             for title, each in models.items()
@@ -154,18 +159,22 @@ def retrieval(frame, rows):
 
     Args:
         rows: of each query (images (1+K,S,S,3), scores (1+K,7,7), similarities (K,)): itself first.
+            The scores are None if the model has none.
     """
-    limits = common_limits([scores for _, scores, _ in rows])
-    figure, axes = grid(2 * len(rows), len(rows[0][0]), 1.35, 1.3)
+    scored = rows[0][1] is not None
+    each = 2 if scored else 1
+    figure, axes = grid(each * len(rows), len(rows[0][0]), 1.35, 1.3)
+    limits = common_limits([scores for _, scores, _ in rows]) if scored else {}
     for i, (images, scores, cosines) in enumerate(rows):
         titles = ["query", *(f"cosine {value:.2f}" for value in cosines)]
         for j, title in enumerate(titles):
-            frame.image(axes[2 * i, j], images[j], title)
-            drawn = frame.map(axes[2 * i + 1, j], images[j], scores[j], cmap="magma", **limits)
-    figure.suptitle(
-        "Queries, their nearest images by cosine of f1, and where these match the query's f1"
-    )
-    bar(figure, drawn, axes, "matching score of the query's f1 with each f7")
+            frame.image(axes[each * i, j], images[j], title)
+            if scored:
+                drawn = frame.map(axes[2 * i + 1, j], images[j], scores[j], cmap="magma", **limits)
+    title = "Queries, their nearest images by cosine of f1"
+    figure.suptitle(title + ", and where these match the query's f1" * scored)
+    if scored:
+        bar(figure, drawn, axes, "matching score of the query's f1 with each f7")
     return figure
 
 

@@ -3,9 +3,8 @@
 import json
 
 from amdim_tf.data import sources
-from amdim_tf.errors import InputError
 from amdim_tf.evaluation import maps, pictures
-from amdim_tf.evaluation.protocols import interval
+from amdim_tf.evaluation.predictions import interval
 from amdim_tf.files import local, write_json
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.run_directory import load_model
@@ -16,8 +15,8 @@ def visualize(workdir, config, data_dir=None, count=1000):
     """Draws pictures of a run, as PNG and SVG, and measures what they show.
 
     Args:
-        workdir: the run directory, of the amdim objective; `workdir`/pictures is written.
-        config: of the data, see `evaluate.evaluation_config`.
+        workdir: the run directory; `workdir`/pictures is written.
+        config: of the data, see `run_files.evaluation_config`.
         data_dir: where the data is, see `sources.load`.
         count: images among which neighbours are looked for.
 
@@ -25,15 +24,14 @@ def visualize(workdir, config, data_dir=None, count=1000):
         What report.json beside the pictures holds, see `report`.
 
     Raises:
-        InputError: a run without checkpoint or of another objective, or too few images.
+        InputError: a run without checkpoint, or too few images.
     """
     check_config(config)
     model, step = load_model(workdir)
-    if not hasattr(model, "phi7"):
-        raise InputError(f"workdir must be a run of the amdim objective. Received: {workdir}")
     data = sources.load(config, data_dir)
     shown = pictures.choose(data, config, count)
-    components = model.mixture.components if model.mixture else 0
+    # A mixture is drawn beside untrained ones, of as many components and of one.
+    _, components, _ = maps.offered(model, shown.images).get("mixture", (None, 0, None))
     untrained = {k: without_training(workdir, k) for k in (components, min(components, 1))}
     controls = {f"untrained, k = {k}": other for k, other in untrained.items()}
     drawn = [*pictures.draw(model, config, shown, data.class_names, controls)]
@@ -73,7 +71,7 @@ def report(model, shown, data, config):
     if data.class_names:
         f1 = maps.feature(model, shown.images, "f1")
         found["same_class"] = maps.same_class(f1, shown.labels, pictures.NEIGHBOURS)
-    if config.source == "photo_pairs" and model.mixture:
+    if config.source == "photo_pairs" and "mixture" in maps.offered(model, shown.images):
         q = maps.posteriors(model, shown.images, shown.images)
         sides, ends = maps.separation(q), maps.separation(q.swapaxes(2, 3))
         found["left_right"], found["top_bottom"] = float(sides.mean()), float(ends.mean())

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from amdim_tf.encoders.amdim import fan_in_uniform
+from amdim_tf.encoders.encoder import ImageEncoder
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
@@ -60,12 +61,12 @@ class Mixture(keras.layers.Layer):
         return super().get_config() | {"components": self.components}
 
 
-class BagOfFeatures(keras.Model):
+class BagOfFeatures(ImageEncoder):
     """An encoder whose `f1` (B,k*D) are the mixture features side by side, for classifiers."""
 
     def __init__(self, encoder, mixture, **kwargs):
         super().__init__(**kwargs)
-        self.encoder, self.mixture = encoder, mixture
+        self.encoder, self.mixture, self.image_size = encoder, mixture, encoder.image_size
         self.nrkhs, self.use_bn = mixture.components * encoder.nrkhs, encoder.use_bn
 
     def trunk(self, images, training=False, views=1):
@@ -74,10 +75,6 @@ class BagOfFeatures(keras.Model):
     def head(self, f1, training=False, views=1):
         f1 = self.encoder.head(f1, training=training, views=views)
         return ops.reshape(self.mixture(f1), (-1, self.nrkhs))
-
-    def call(self, images, training=False, views=1):
-        features = self.trunk(images, training, views)
-        return features | {"f1": self.head(features["f1"], training, views)}
 
 
 def posterior(losses, tau):

@@ -7,8 +7,10 @@ their step with new moments. Writing one takes PyTorch, reading does not.
 import numpy as np
 
 from amdim_tf.config import config_module, fields, load_config
+from amdim_tf.encoders.amdim import Block
 from amdim_tf.errors import InputError
 from amdim_tf.files import local, replacing, write_json
+from amdim_tf.objectives.amdim import Amdim
 from amdim_tf.reference import authors_checkpoint, torch_file
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.run_directory import RunDirectory, load_model
@@ -109,7 +111,7 @@ def to_checkpoint(workdir, path):
 def to_content(workdir):
     """What an authors' checkpoint of the run in `workdir` holds, with NumPy arrays."""
     model, step = load_model(workdir)
-    if not hasattr(model, "phi5") or model.mixture:
+    if not isinstance(model.objective, Amdim) or model.objective.mixture:
         raise InputError(
             "workdir must be a run of the amdim objective without mixture_components, for which "
             f"theirs have no place. Received: {workdir}"
@@ -117,7 +119,7 @@ def to_content(workdir):
     weights = {name: np.array(to_torch(np.asarray(x))) for name, x in named_weights(model).items()}
     authors_checkpoint.check_values(weights, f"workdir={workdir} at step {step}")
     encoder = model.encoder
-    sizes = {"tclip": model.clip or 0.0, "n_classes": model.probes.classes}
+    sizes = {"tclip": model.objective.clip or 0.0, "n_classes": model.probes.classes}
     sizes |= {"encoder_size": encoder.image_size, "ndf": encoder.ndf, "n_rkhs": encoder.nrkhs}
     sizes |= {"n_depth": encoder.ndepth, "use_bn": encoder.use_bn}
     cursor = {"info_epoch": 0, "info_step": step, "classifier_epoch": 0, "classifier_step": 0}
@@ -159,7 +161,7 @@ def named_weights(model):
             names |= conv(f"{prefix}.conv", layer.conv)
         elif layer is encoder.bn7 or layer is encoder.bn1:
             names |= batch_norm(f"{prefix}.bn", layer, width)
-        elif hasattr(layer, "residual"):
+        elif isinstance(layer, Block):
             for j, inner in enumerate(layer.residual):
                 residual(f"{prefix}.layer_list.{j}", inner)
         else:

@@ -12,11 +12,13 @@ import keras
 
 from amdim_tf.config import fields
 from amdim_tf.errors import InputError, Stopped
-from amdim_tf.evaluation import protocols
+from amdim_tf.evaluation.classifiers import classify
 from amdim_tf.evaluation.features import RAW_SIZE, encode, raw_pixels
+from amdim_tf.evaluation.rows import ROWS, measure_row
 from amdim_tf.files import replacing, write_json
+from amdim_tf.objectives.probes import NAMES
 from amdim_tf.serving.saved_model import export, write_card
-from amdim_tf.training.building import build_model
+from amdim_tf.training.building import build_encoder
 from amdim_tf.training.callbacks import on_signals
 from amdim_tf.training.run_directory import environment, load_model
 from amdim_tf.training.run_files import read_result
@@ -26,10 +28,10 @@ NOT_YET = "not measured yet"
 
 
 def wanted(data, baselines):
-    """The rows of `protocols.ROWS` that a run on `data` is measured by."""
+    """The rows of `rows.ROWS` that a run on `data` is measured by."""
     if not data.test or not data.class_names:
         return ()
-    return tuple(protocols.ROWS) if baselines else ("beside", "frozen")
+    return tuple(ROWS) if baselines else ("beside", "frozen")
 
 
 def missing(result, rows):
@@ -85,10 +87,10 @@ def finish(run, config, data, steps, rows, started):
             export(measure.model, config, published.parent, 1, data.class_names, result)
 
     def fill(row):
-        print(f"Measuring: {protocols.ROWS[row]} ...", flush=True)
+        print(f"Measuring: {ROWS[row]} ...", flush=True)
         accuracy, note = getattr(measure, row)()
         measured = result["accuracy"] | {row: accuracy}
-        result["accuracy"] = {name: measured[name] for name in protocols.ROWS if name in measured}
+        result["accuracy"] = {name: measured[name] for name in ROWS if name in measured}
         result.setdefault("notes", {})[row] = note
 
     encoder_path = run.path / "encoder.keras"
@@ -137,8 +139,8 @@ class Rows:
         return self._model
 
     def beside(self):
-        found = protocols.classify(self.model.probes, self._test_features())
-        return {name: found[name].accuracy() for name in protocols.NAMES}, self._note()
+        found = classify(self.model.probes, self._test_features())
+        return {name: found[name].accuracy() for name in NAMES}, self._note()
 
     def frozen(self):
         test = self._test_features()
@@ -151,7 +153,7 @@ class Rows:
         self._model = self._test = None
         gc.collect()
         keras.utils.set_random_seed(self.config.seed)
-        encoder = build_model(self.config, self.classes, "float32").encoder
+        encoder = build_encoder(self.config, "float32")
         features = [self._encode(encoder, split) for split in (self._known(), self.data.test)]
         return self._measured(*features), self._note(features[1])
 
@@ -181,4 +183,4 @@ class Rows:
         return f"{used} test images" if used < self.data.test.size else ""
 
     def _measured(self, known, test):
-        return protocols.measure(known, test, self.classes, self.config)
+        return measure_row(known, test, self.classes, self.config)

@@ -10,7 +10,7 @@ from amdim_tf import command
 from amdim_tf.config import apply_variant
 from amdim_tf.data import sources
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation.protocols import COLUMNS
+from amdim_tf.evaluation.rows import COLUMNS
 from amdim_tf.runs.training import run_name, train
 
 BASELINE = "baseline"

@@ -10,10 +10,11 @@ from amdim_tf.config import fields, file_name
 from amdim_tf.data import pipeline, sources
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import protocols
+from amdim_tf.evaluation.rows import COLUMNS, ROWS
 from amdim_tf.evaluation.tensorboard import Pictures
 from amdim_tf.files import local
 from amdim_tf.lock import locked
+from amdim_tf.objectives.objective import find_objective
 from amdim_tf.runs.finish import finish, missing, wanted
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.fitting import Course, fit
@@ -57,9 +58,10 @@ def train(
     devices = choose_devices(strategy, xla)
     check_batch(config.batch_size, config.micro_batch, devices.strategy)
     data, chief = sources.load(config, data_dir), devices.worker.chief
-    if config.objective == "supervised" and not data.class_names:
+    if find_objective(config.objective).needs_labels and not data.class_names:
         raise InputError(
-            f"The supervised objective needs classes. Received: {config.dataset} without any"
+            f"The objective {config.objective} needs classes. "
+            f"Received: {config.dataset} without any"
         )
     epoch_steps = pipeline.steps_per_epoch(data, config)
     last_step = config.steps or config.epochs * epoch_steps
@@ -97,7 +99,7 @@ def _fit_encoder(run, config, data, steps, devices, views_on):
     if views_on == "accelerator":
         model.to_views, to_views = to_views, lambda images, draws: (images, draws)
     callbacks = []
-    if config.pictures_every and config.objective == "amdim":
+    if config.pictures_every:
         every = config.pictures_every * epoch_steps
         callbacks.append(Pictures(run.path / "pictures", every, config, data))
     test = data.test and pipeline.test_batches(data, data.test, config, devices.worker)
@@ -122,7 +124,6 @@ def plan(config, data, model, first_step, last_step, run):
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
     encoder = model.encoder.count_params()
     start = f" from step {first_step}" if first_step else ""
-    objective = f"tasks {config.tasks}" if config.objective == "amdim" else config.objective
     seconds, size = run.stop_seconds(model)
     return "\n".join(
         [
@@ -133,7 +134,7 @@ def plan(config, data, model, first_step, last_step, run):
             f"{config.image_size} pixels: {encoder:,} parameters in the encoder, "
             f"{model.count_params():,} in all",
             f"training  {last_step} steps of {config.batch_size} images{start}, "
-            f"{objective}, seed {config.seed}",
+            f"{model.objective}, seed {config.seed}",
             f"devices   {devices} ({hardware()})",
             f"writes    {run.path}",
             f"stops     on SIGTERM or SIGINT, after its step and a checkpoint: "
@@ -151,14 +152,14 @@ def table(result):
             f"{'':34}{'linear':>8}{'MLP':>8}{'kNN':>8}",
         ]
     for key, row in result["accuracy"].items():
-        cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in protocols.COLUMNS)
+        cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in COLUMNS)
         note = result.get("notes", {}).get(key)
-        lines.append(f"{protocols.ROWS[key]:34}" + "".join(cells) + (f"  ({note})" if note else ""))
+        lines.append(f"{ROWS[key]:34}" + "".join(cells) + (f"  ({note})" if note else ""))
     lacking = result.get("missing", {})
-    if not lines and not set(lacking) & set(protocols.ROWS):
+    if not lines and not set(lacking) & set(ROWS):
         lines = [f"{config['dataset']} has no classes by which to measure the encoder."]
     for name, why in lacking.items():
-        lines.append(f"missing: {protocols.ROWS.get(name, name)} ({why})")
+        lines.append(f"missing: {ROWS.get(name, name)} ({why})")
     if lacking:
         lines.append("The same command tries again what is missing.")
     return "\n".join(lines)

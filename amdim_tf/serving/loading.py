@@ -10,7 +10,7 @@ from amdim_tf.data.preprocess import Preprocess
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError, one_line
 from amdim_tf.files import readable
-from amdim_tf.training.building import build_model
+from amdim_tf.training.building import build_encoder
 from amdim_tf.training.run_directory import METADATA, load_model, values
 from amdim_tf.training.run_files import run_config, to_config
 
@@ -106,7 +106,7 @@ def _metadata(path):
 
 def _from_export(path):
     config, dtype = _metadata(path)
-    encoder = build_model(config, 0, dtype).encoder
+    encoder = build_encoder(config, dtype)
     # A SavedModel has a checkpoint inside.
     saved = tf.train.Checkpoint(encoder=values(encoder)).read(f"{path}/variables/variables")
     saved.expect_partial().assert_existing_objects_matched()

@@ -5,7 +5,7 @@ import tensorflow as tf
 from amdim_tf import command
 from amdim_tf.config import fields
 from amdim_tf.data.decoding import MAX_PIXELS
-from amdim_tf.evaluation.protocols import COLUMNS, ROWS
+from amdim_tf.evaluation.rows import COLUMNS, ROWS
 
 
 def model_card(config, class_names, dtype, signatures, result=None, compiled=False):

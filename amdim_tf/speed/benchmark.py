@@ -46,13 +46,9 @@ def benchmark(
         memory_only: whether to measure no times.
 
     Raises:
-        InputError: a config that cannot be trained, or whose objective is not amdim.
+        InputError: a config that cannot be trained.
     """
     check_config(config)
-    if config.objective != "amdim":
-        raise InputError(
-            f"The benchmark is of the amdim objective. Received: objective={config.objective!r}"
-        )
     strategy, table = choose_strategy(strategy), Table()
     check_batch(config.batch_size, config.micro_batch, strategy)
     if not memory_only:

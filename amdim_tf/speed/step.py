@@ -18,13 +18,13 @@ def step_flops(model, batch):
     Products alone: convolutions of both views and scores, each forward, and for the gradients of
     both operands; the images need none.
     """
-    flops = 0
+    flops = model.objective.flops(batch)
     for layer, shape in convolutions(model):
         _, *places, _ = layer.compute_output_shape(shape)
-        products = 2 if layer is model.encoder.stem[0].conv else 3
-        flops += products * 2 * batch * 2 * math.prod(places) * math.prod(layer.kernel.shape)
-    locations = sum(m * m for _, m in model.tasks)
-    return flops + 3 * 2 * 2 * batch * batch * locations * model.encoder.nrkhs
+        products = 3 if shape[-1] > 3 else 2  # the first one's input are the images
+        images = model.views * batch
+        flops += products * 2 * images * math.prod(places) * math.prod(layer.kernel.shape)
+    return flops
 
 
 def convolutions(model):

@@ -6,9 +6,8 @@ from amdim_tf.config import check_fields
 from amdim_tf.data.views import Policy
 from amdim_tf.encoders.amdim import Encoder, check_encoder
 from amdim_tf.errors import InputError
-from amdim_tf.objectives import multiscale
-from amdim_tf.training.classifier import Classifier
-from amdim_tf.training.model import AMDIM
+from amdim_tf.objectives.objective import find_objective
+from amdim_tf.training.learner import Learner
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay, guarded
 
 
@@ -16,7 +15,7 @@ def check_config(config):
     """Raises `InputError` for the first value of which no training comes."""
     check_fields(config)
     check_encoder(config.image_size, config.ndf, config.nrkhs, config.ndepth)
-    tasks = multiscale.parse_tasks(config.tasks)
+    find_objective(config.objective).check(config)
     Policy(**config.views)
     if config.micro_batch and config.use_bn:
         raise InputError(
@@ -24,18 +23,11 @@ def check_config(config):
             f"the complete batch. Received: micro_batch={config.micro_batch}, "
             f"use_bn={config.use_bn}"
         )
-    from_f1 = config.objective == "amdim" and any(n == 1 for n, _ in tasks)
-    if config.mixture_components and not from_f1:
-        raise InputError(
-            "mixture_components are for the amdim objective with a task from scale 1. Received: "
-            f"mixture_components={config.mixture_components}, tasks={config.tasks!r}, "
-            f"objective={config.objective!r}"
-        )
 
 
-def build_model(config, classes, dtype=None):
-    """The model of `config`, not compiled; its `dtype` is by default the config's precision."""
-    encoder = Encoder(
+def build_encoder(config, dtype: str | None = None) -> Encoder:
+    """The encoder of `config`; its `dtype` is by default the config's precision."""
+    return Encoder(
         config.image_size,
         config.ndf,
         config.nrkhs,
@@ -44,19 +36,12 @@ def build_model(config, classes, dtype=None):
         dtype=dtype or config.precision,
         name="encoder",
     )
-    if config.objective == "supervised":
-        return Classifier(encoder, classes, seed=config.seed)
-    return AMDIM(
-        encoder,
-        classes,
-        config.tasks,
-        config.clip or None,
-        config.regulariser,
-        config.seed,
-        config.score_megabytes * 2**20,
-        config.mixture_components,
-        config.mixture_tau,
-    )
+
+
+def build_model(config, classes: int, dtype: str | None = None) -> Learner:
+    """The model of `config`, not compiled; `dtype` is that of `build_encoder`."""
+    objective = find_objective(config.objective).of(config)
+    return Learner(build_encoder(config, dtype), classes, objective, seed=config.seed)
 
 
 def build(config, classes, last_step, compiled=False):

@@ -1,83 +1,25 @@
-"""How a representation is measured: classifiers and nearest neighbours on frozen features (4).
-
-Each protocol learns from the images of one split and ranks the classes for those of another. Of
-equal scores the class of the smaller number comes first, here and wherever classes are ranked.
-"""
+"""Linear and MLP classifiers from scratch, on features or on augmented images (4)."""
 
 import dataclasses
 
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy import stats
-from sklearn import metrics
 
 from amdim_tf import distribution
 from amdim_tf.data import pipeline
 from amdim_tf.data.splits import fold, permutation
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation.neighbours import QUERIES, nearest
+from amdim_tf.evaluation.neighbours import QUERIES
+from amdim_tf.evaluation.predictions import Predictions, rank
 from amdim_tf.objectives.probes import NAMES
-from amdim_tf.training.classifier import Classifier
 from amdim_tf.training.fitting import Course, fit
+from amdim_tf.training.model import Classifier
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay, guarded
 
-NEIGHBOURS = 10
 PROBE_EPOCHS = 25
 PROBE_BATCH = 256
 PROBE_LEARNING_RATE = 1e-2
-RESAMPLES = 1000
-# Classes that are ranked of each image.
-RANKED = 5
-# What the accuracies of a training are of, and by which classifiers.
-COLUMNS = ("linear", "mlp", "knn")
-ROWS = {
-    "beside": "encoder, probes trained beside it",
-    "frozen": "encoder, frozen",
-    "untrained": "untrained encoder, frozen",
-    "raw_pixels": "raw pixels",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """The classes of N images: `labels` (N,), and `ranked` (N,k), the likeliest first.
-
-    k is at most `RANKED`; where fewer classes are likely at all, -1 follows them.
-    """
-
-    labels: np.ndarray
-    ranked: np.ndarray
-
-    def correct(self, count=1):
-        """Whether the label of each image (N,) is among the `count` first."""
-        return (self.ranked[:, :count] == self.labels[:, None]).any(1)
-
-    def accuracy(self, count=1):
-        """The fraction of the images of which it is."""
-        return float(self.correct(count).mean())
-
-
-def rank(scores):
-    """The best classes (N,k) int32 by `scores` (N,classes), a tensor."""
-    return tf.math.top_k(scores, min(RANKED, scores.shape[1])).indices
-
-
-def knn(train, test, classes):
-    """`Predictions` for the `Features` `test` by the votes of the 10 nearest of `train` by cosine.
-
-    Classes without a vote are not ranked.
-    """
-    _check(train)
-    places, _ = nearest(train, test, min(NEIGHBOURS, len(train)))
-    ranked = []
-    for start in range(0, len(test), QUERIES):
-        voters = train.labels[places[start : start + QUERIES]]
-        votes = np.zeros((len(voters), classes), "float32")
-        np.add.at(votes, (np.arange(len(voters))[:, None], voters), 1)
-        best = rank(tf.constant(votes)).numpy()
-        ranked.append(np.where(np.take_along_axis(votes, best, 1) > 0, best, -1))
-    return Predictions(test.labels, np.concatenate(ranked))
 
 
 class Standardised(keras.Model):
@@ -103,7 +45,7 @@ def fit_on_features(train, test, classes, config, run=None):
     Returns:
         {"linear": Predictions, "mlp": Predictions}.
     """
-    _check(train)
+    check_enough(train)
     batch = min(PROBE_BATCH, len(train))
     epoch_steps = len(train) // batch
     steps = PROBE_EPOCHS * epoch_steps
@@ -130,12 +72,6 @@ def classify(model, features):
             for i in blocks
         )
     )
-
-
-def measure(train, test, classes, config):
-    """Test accuracy {"linear", "mlp", "knn"} on `Features`; see `fit_on_features` and `knn`."""
-    found = fit_on_features(train, test, classes, config) | {"knn": knn(train, test, classes)}
-    return {name: found[name].accuracy() for name in COLUMNS}
 
 
 def feature_batches(features, batch, seed, first_step, last_step):
@@ -247,72 +183,10 @@ def predictions(rounds):
     return {name: Predictions(labels, np.concatenate(ranked[name])) for name in NAMES}
 
 
-def _check(train):
+def check_enough(train):
+    """Raises `InputError` for `Features` from which nothing can be learned."""
     if len(train) < 2:
         raise InputError(
             "Classifiers and neighbours need two or more labelled images to learn from. "
             f"Received: {len(train)}"
         )
-
-
-def report(predictions, class_names):
-    """Accuracies of `Predictions`, as JSON has them.
-
-    Returns:
-        (report, confusion): {"top1", "top5", "interval", "per_class"}, the 95 % interval of top1 by
-        bootstrap over images, no accuracy of a class without images; and counts (classes,classes)
-        by true and predicted class.
-    """
-    confusion = metrics.confusion_matrix(
-        predictions.labels, predictions.ranked[:, 0], labels=np.arange(len(class_names))
-    )
-    counts = zip(class_names, np.diag(confusion), confusion.sum(1), strict=True)
-    return {
-        "top1": predictions.accuracy(),
-        "interval": interval(predictions.correct()),
-        "top5": predictions.accuracy(RANKED),
-        "per_class": {name: round(n / of, 4) if of else None for name, n, of in counts},
-    }, confusion
-
-
-def interval(values):
-    """The 95 % interval of the mean of `values` (N,), by bootstrap, as [low, high]."""
-    if len(values) < 2:  # which have no spread to be drawn from
-        return [float(np.mean(values))] * 2
-    sample = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=50,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return [float(limit) for limit in sample.confidence_interval]
-
-
-def balanced_places(labels, fraction, classes):
-    """Places of a fixed fraction of the images with `labels` (N,), as many of each class.
-
-    Of a class with fewer images than that all are taken, and more of the others.
-
-    Raises:
-        InputError: a fraction that leaves a class empty.
-    """
-    sizes, wanted = np.bincount(labels[labels >= 0], minlength=classes), fraction * len(labels)
-    levels = np.arange(sizes.max() + 1)
-    # How many images there are if each class gives at most so many.
-    totals = np.cumsum([0, *(len(sizes) - np.searchsorted(np.sort(sizes), levels[1:]))])
-    count = np.searchsorted(totals, wanted * (1 + 1e-9), side="right") - 1
-    order = np.random.default_rng(0).permutation(len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]
-    limits = np.searchsorted(labels[by_class], np.arange(classes + 1))
-    chosen = [by_class[a:b][:count] for a, b in zip(limits[:-1], limits[1:], strict=True)]
-    for label, places in enumerate(chosen):
-        if not len(places):
-            least = classes / len(labels)
-            raise InputError(
-                f"label_fraction must leave an image of each of the {classes} classes, at least "
-                f"{least:.2g} of {len(labels)} images. Received: label_fraction={fraction:g}, "
-                f"which leaves class {label} empty"
-            )
-    return np.sort(np.concatenate(chosen))

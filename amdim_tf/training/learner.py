@@ -1,6 +1,7 @@
-"""An encoder with classifiers on f1, and the machinery by which models of this package train.
+"""The training step of any objective: guard, online probes, replicas and regions of XLA.
 
-It measures a frozen encoder, fine-tunes one, or trains one with labels (the paper's yardstick).
+What is learned the objective says, see `objectives.objective`; how Keras's public methods behave is
+in `trainer`.
 """
 
 import keras
@@ -10,20 +11,20 @@ from keras import ops
 
 from amdim_tf import distribution
 from amdim_tf.encoders.batch_norm import BatchNorm
+from amdim_tf.objectives.objective import Losses
 from amdim_tf.objectives.probes import NAMES, Probes, image_losses, probe_losses
 from amdim_tf.training.accumulation import in_parts
 from amdim_tf.training.trainer import Mean, Trainer
 
 
-@keras.saving.register_keras_serializable("amdim_tf")
-class Classifier(Trainer):
-    """An encoder with linear and MLP classifiers on its f1, trained with labels.
+class Learner(Trainer):
+    """Trains an encoder by an objective, with linear and MLP classifiers on f1 that measure it.
 
     `fit` takes batches `(views, labels)`: a tuple of normalised views (B,S,S,3) float, or what
-    `to_views` makes views of, and labels. Those are whole numbers of any type, -1 where unknown,
-    (B,) or (B,1), or one-hot rows (B,classes). `evaluate` takes `(images, labels)`, or a tuple of
-    views in place of the images, each of which counts as an image. Calling the model on images
-    gives the classifiers' logits, and so does `predict`.
+    `to_views` makes views of, and labels. Those are integers of any type, -1 where unknown, (B,) or
+    (B,1), or one-hot rows (B,classes). `evaluate` takes `(images, labels)`, or a tuple of views in
+    place of the images, each of which counts as an image. Calling the model on images gives the
+    classifiers' logits, and so does `predict`.
 
     Keras's methods and callbacks work as with other models: datasets, arrays and generators,
     `train_on_batch`, `steps_per_execution`, validation, `save` and `keras.models.load_model`,
@@ -32,16 +33,17 @@ class Classifier(Trainer):
     `metrics_names`; callbacks that compare a metric need its `mode`. Where no label is known
     losses and accuracies are NaN. `to_views` is not saved.
 
-    An update of which a loss or a gradient is not finite is left out: weights, moments and running
+    An update is left out if a loss or a gradient is not finite: weights, moments and running
     averages stay what they were. `skipped` is the fraction of those updates.
 
     Args:
-        encoder: an `Encoder`, or if it is `frozen` any model whose output has `f1` (B,nrkhs).
+        encoder: an `ImageEncoder`, or if it is `frozen` any model with `nrkhs` whose output has
+            `f1` (B,nrkhs).
         classes: number of classes; 0 for none and no classifiers.
+        objective: an `Objective`, for this encoder alone.
         frozen: whether the encoder stays as it is, in inference mode: what the classifiers then
-            learn measures it. Otherwise it is trained with them.
-        views: how many views of an image there are in a training step.
-        seed: of dropout, which is a function of (seed, step) and the image's place in the batch.
+            learn measures it.
+        seed: of draws, which are functions of (seed, step) and an image's place in the batch.
 
     Attributes:
         to_views: a function to views, called before each training step.
@@ -49,21 +51,13 @@ class Classifier(Trainer):
         asked: whether this process was asked to stop.
         stop: whether any process was, by the end of the last step.
         bad_steps, bad_term: how many updates in a row were left out, and for which of `terms`.
-
-    Example:
-    >>> images, labels = keras.random.normal((16, 32, 32, 3)), keras.ops.arange(16) % 10
-    >>> model = Classifier(Encoder(32, ndf=4, nrkhs=16, ndepth=1), classes=10, views=1)
-    >>> model.compile(optimizer="adam")
-    >>> history = model.fit(images, labels, batch_size=8, verbose=0)
-    >>> scores = model.evaluate(images, labels, verbose=0, return_dict=True)
-    >>> sorted(scores)
-    ['linear_accuracy', 'linear_loss', 'mlp_accuracy', 'mlp_loss']
     """
 
-    def __init__(self, encoder, classes, frozen=False, views=2, seed=0, **kwargs):
+    def __init__(self, encoder, classes, objective, frozen=False, seed=0, **kwargs):
         super().__init__(**kwargs)
-        self.encoder, self.frozen, self.views, self.seed = encoder, frozen, views, seed
-        self.classes = classes
+        self.encoder, self.frozen, self.seed = encoder, frozen, seed
+        self.classes, self.objective, self.views = classes, objective, objective.views
+        self.least_images, self.needs_labels = objective.least_images, objective.needs_labels
         # Of full precision, whatever the encoder's or Keras's own setting.
         dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
         self.probes = Probes(classes, dtype=dtype, name="probes")
@@ -79,13 +73,17 @@ class Classifier(Trainer):
             )
             for name in ("step", "bad_steps", "bad_term")
         )
-        self._all_finite = distribution.region(all_finite)
+        self._all_finite, self._count = distribution.region(all_finite), None
         self.names = NAMES if classes else ()
         self.probe_means = means(
             *(f"{name}_{kind}" for name in self.names for kind in ("loss", "accuracy"))
         )
         self.skipped = Mean("skipped")
         self.probes.build((None, encoder.nrkhs))
+        self.objective_means = means(*objective.metrics)
+        if not frozen:
+            for name, layer in objective.build(encoder).items():
+                setattr(self, name, layer)  # which makes its variables the model's
         self.built = True
 
     def prepare(self, optimizer, compiled=False, micro_batch=0):
@@ -106,14 +104,21 @@ class Classifier(Trainer):
         return self.probes(self.encoder(images, training=training)["f1"], training=training)
 
     def features(self, images):
-        """What an export offers of `images`, in inference mode: f1, f5 and f7."""
-        return self.encoder(images, training=False)
+        """What an export offers of `images`, in inference mode: features, and the objective's."""
+        features = self.encoder(images, training=False)
+        return features | self.objective.features(features)
+
+    def embed(self, images, training=False, views=1):
+        """What the objective scores of V*B images: {n: tensor (V*B,...)}, view 1 first."""
+        mode = {"training": training, "views": views}
+        projected = self.objective.project(self.encoder.trunk(images, **mode), **mode)
+        return self.objective.normalise(projected, **mode)
 
     # The training step
 
     def draw(self, batch):
         """The random numbers of a training step on `batch` images of this replica."""
-        return (self.dropout_draws(batch),)
+        return self.objective.draw(self.seed, self.step, batch), self.dropout_draws(batch)
 
     def dropout_draws(self, batch):
         """[(V*batch,D), ...] in [0, 1) for each dropout of the probes, view 1 first.
@@ -130,39 +135,40 @@ class Classifier(Trainer):
         return drawn
 
     def train_step(self, data):
-        views, labels, draws = data
+        views, labels, of_objective, of_dropout = data
         before = self.running_averages()
-        images, labels = ops.concatenate(views), ops.concatenate([labels] * len(views))
+        # All views run through the trunk as one batch: larger products, the same values.
+        images, losses = ops.concatenate(views), Losses()
         if self.frozen:  # outside of the tape, which need not remember it
-            f1 = ops.stop_gradient(self._project(images, True)[1])
+            f1 = ops.stop_gradient(self._project(images)[1])
         with tf.GradientTape() as tape:
             if not self.frozen:
-                f1 = self.normalise(self._project(images, True), True, len(views))[1]
-            logits = self.probes(f1, training=True, draws=draws)
-            losses = probe_losses(labels, logits)
-            total = sum(losses.values()) / distribution.replicas()
+                projected = self._project(images)
+                embeddings = self.objective.normalise(projected, True, len(views))
+                losses = self.objective.losses(embeddings, labels, of_objective)
+                f1 = embeddings[1]
+                if not self.objective.learns_from_probes:
+                    f1 = ops.stop_gradient(f1)
+            labels = ops.concatenate([labels] * len(views))
+            logits = self.probes(f1, training=True, draws=of_dropout)
+            of_probes = probe_losses(labels, logits)
+            # One sum trains both. Replicas' gradients add up.
+            total = (losses.total + sum(of_probes.values())) / distribution.replicas()
             total = self.optimizer.scale_loss(total)
-        good = self.update(tape.gradient(total, self.trainable_variables), losses, before)
-        self.measure_probes(labels, logits, losses, good)
-        return results(self.probe_means) | {"skipped": self.skipped.result()}
+        terms = losses.terms | {f"{name}_loss": loss for name, loss in of_probes.items()}
+        good = self.update(tape.gradient(total, self.trainable_variables), terms, before)
+        for name, mean in self.objective_means.items():
+            mean.update_state(ops.where(good == 1, losses.metrics[name], 0), good)
+        self.measure_probes(labels, logits, of_probes, good)
+        logs = results(self.objective_means) | results(self.probe_means)
+        return logs | {"skipped": self.skipped.result()}
 
-    def project(self, images, training=False, views=1):
-        """{n: features} as they are before `normalise`; unless `use_bn`, images see no others."""
-        return {1: self.encoder.trunk(images, training=training, views=views)["f1"]}
-
-    def normalise(self, projected, training=False, views=1):
-        """`projected` after the batch norms at its end, whose statistics are of all replicas."""
-        return {1: self.encoder.head(projected[1], training=training, views=views)}
-
-    def _project(self, images, training):
+    def _project(self, images):
+        """{n: features of all views} before batch norms over the batch."""
         if self.frozen:
             return {1: self.encoder(images, training=False)["f1"]}
-        return self.project(images, training, self.views)
-
-    @property
-    def projecting(self):
-        """The scales that `project` gives, and what it consists of."""
-        return (1,), (self.encoder,)
+        mode = {"training": True, "views": self.views}
+        return self.objective.project(self.encoder.trunk(images, **mode), **mode)
 
     def divide(self, compiled=False, micro_batch=0):
         """Divides the training step into regions, on each side of the collectives.
@@ -174,13 +180,15 @@ class Classifier(Trainer):
             compiled: whether XLA compiles each.
             micro_batch: how many images of a replica are embedded at a time; 0 for all of them.
         """
+        self.objective.divide(compiled)
         if not self.frozen and self.encoder.use_bn:
             return
-        plain, (scales, parts) = self._project, self.projecting
-        variables = [variable for part in parts for variable in part.variables]
+        plain, scales = self._project, (1,) if self.frozen else self.objective.scales
+        layers = (self.encoder, *(() if self.frozen else self.objective.projection))
+        variables = [variable for layer in layers for variable in layer.variables]
 
         def listed(images):
-            projected = plain(images, True)
+            projected = plain(images)
             return [projected[n] for n in scales]
 
         project = distribution.region(distribution.stateless(listed, variables), compiled)
@@ -190,7 +198,7 @@ class Classifier(Trainer):
                 dtype = keras.backend.result_type(self.encoder.variable_dtype, "float32")
             project = in_parts(project, self.views * micro_batch, [dtype] * len(scales))
 
-        def divided(images, training):
+        def divided(images):
             values = project([tf.convert_to_tensor(v.value) for v in variables], images)
             return dict(zip(scales, values, strict=True))
 
@@ -274,9 +282,9 @@ class Classifier(Trainer):
 
     def get_config(self):
         encoder = keras.saving.serialize_keras_object(self.encoder)
-        fields = ("classes", "frozen", "views", "seed")
+        fields = ("classes", "frozen", "seed")
         own = {"encoder": encoder} | {field: getattr(self, field) for field in fields}
-        return super().get_config() | own
+        return super().get_config() | own | self.objective.get_config()
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -298,7 +306,7 @@ class Classifier(Trainer):
         All replicas take part, and nothing of the images is kept but counts. What is not finite is
         left out, and so is everything if no image has a label.
         """
-        if not hasattr(self, "_count"):  # traced once for all measurements
+        if self._count is None:  # traced once for all measurements
             self._count = distribution.over_batches(self.counts, self.distribute_strategy)
         counted = [np.float64(counts).sum(0) for counts in self._count(batches)]
         if not counted or not (images := sum(counted)[0, 0]):

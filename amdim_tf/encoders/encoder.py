@@ -1,0 +1,48 @@
+"""The contract of encoders: all that objectives, training, evaluation and serving ask of one."""
+
+import keras
+
+
+class ImageEncoder(keras.Model):
+    """Normalised images (B,S,S,3) to `f1` (B,nrkhs) and maps of features `f<n>` (B,n,n,c).
+
+    A call is the `trunk`, then the `head`. Several devices and micro-batches run the trunk by
+    itself, so unless `use_bn` an image may not see the others there.
+
+    A subclass sets `image_size`, S, and `nrkhs`, and has `trunk`.
+    """
+
+    use_bn = False
+
+    @property
+    def scales(self) -> dict[int, int]:
+        """{n: channels of f<n>}."""
+        images = keras.KerasTensor((None, self.image_size, self.image_size, 3))
+        features = self.compute_output_spec(images)
+        return {int(name[1:]): feature.shape[-1] for name, feature in features.items()}
+
+    def trunk(self, images, training: bool = False, views: int = 1) -> dict:
+        """Features of V*B images as `call` has them, but `f1` as the `head` takes it.
+
+        Args:
+            views: V, which batch norm normalises apart; view 1 comes first.
+        """
+        raise NotImplementedError
+
+    def head(self, f1, training: bool = False, views: int = 1):
+        """`f1` (V*B,nrkhs) of the trunk's: its last batch norm, if there is one."""
+        return f1
+
+    def call(self, images, training=False, views=1):
+        """Encodes `images` (V*B,S,S,3): V views of B images, normalised apart by batch norm."""
+        features = self.trunk(images, training=training, views=views)
+        return features | {"f1": self.head(features["f1"], training=training, views=views)}
+
+    def receptive_field(self, n: int) -> tuple[int, int, int] | None:
+        """What location (i,j) of f<n> sees: rows from `start + i * stride` on, `size` many.
+
+        Returns:
+            (start, size, stride), in pixels; those beyond the image are reflected. None if a
+            location sees the complete image.
+        """
+        return None

@@ -1,0 +1,52 @@
+"""What comes in through a contract: found by the name of its file, or as MODULE:CLASS.
+
+The class of a file is its name in CamelCase: `patch_offset.py` has `PatchOffset`.
+"""
+
+import importlib
+import importlib.util
+import pathlib
+import re
+
+from amdim_tf.errors import InputError
+
+
+def known(package: str, base: str) -> list[str]:
+    """Names of the files of `package` whose class is a `base`; nothing is imported."""
+    (folder,) = importlib.util.find_spec(package).submodule_search_locations
+    files = sorted(pathlib.Path(folder).glob("*.py"))
+    return [
+        p.stem
+        for p in files
+        if f"\nclass {_camel(p.stem)}({base})" in p.read_text(encoding="utf-8")
+    ]
+
+
+def find(kind: str, name: str, package: str, base: type) -> type:
+    """The class of `name`, a file of `package` or MODULE:CLASS.
+
+    Args:
+        kind: what it is, for the error.
+        base: that it is a subclass of.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = known(package, base.__name__)
+    module, _, attribute = name.partition(":")
+    if name in names:
+        module, attribute = f"{package}.{name}", _camel(name)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        if not issubclass(found, base):
+            raise TypeError(f"{attribute} is no subclass of {base.__name__}")
+        return found
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{kind} must be one of {', '.join(names)}, or MODULE:CLASS that Python can import"
+            f"{f' ({error})' if attribute else ''}. Received: {kind}={name!r}"
+        ) from error
+
+
+def _camel(name):
+    return re.sub("(?:^|_)([a-z])", lambda letter: letter[1].upper(), name)

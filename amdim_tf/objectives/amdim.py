@@ -1,0 +1,195 @@
+"""AMDIM: each antecedent of one view picks its own consequents in the other (3.3, Equation 5)."""
+
+import itertools
+
+import tensorflow as tf
+from keras import ops
+
+from amdim_tf import distribution
+from amdim_tf.errors import InputError
+from amdim_tf.objectives import multiscale
+from amdim_tf.objectives.mixture import BagOfFeatures, Mixture
+from amdim_tf.objectives.objective import Losses, Objective
+from amdim_tf.objectives.phi import Phi
+
+
+class Amdim(Objective):
+    """The multiscale NCE between two views, of f1, f5 and f7 as phi embeds them.
+
+    Args:
+        tasks: n-to-m tasks, see `multiscale.parse_tasks`.
+        clip, regulariser: see `nce.nce`.
+        score_bytes: see `multiscale.multiscale_nce`.
+        components, tau: k mixture features in place of f1 as antecedents, and the inverse
+            temperature of their posterior, see `mixture`; 0 for f1 itself.
+    """
+
+    # An image alone has no negatives.
+    least_images, scales = 2, multiscale.SCALES
+
+    def __init__(
+        self,
+        tasks: str = "1-5,1-7,5-5",
+        clip: float | None = 20.0,
+        regulariser: float = 5e-2,
+        score_bytes: int = 2**28,
+        components: int = 0,
+        tau: float = 1.0,
+    ):
+        self.tasks = multiscale.parse_tasks(tasks)
+        self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
+        self.components, self.tau, self.mixture = components, tau, None
+        names = [f"{n}-{m}" for n, m in self.tasks]
+        mixed = [f"entropy_{n}-{m}" for n, m in self.tasks if components and n == 1]
+        bounds = [f"{kind}_{name}" for kind in ("nce", "bound") for name in names]
+        self.metrics = ("loss", "regulariser", *bounds, *mixed)
+
+    @classmethod
+    def check(cls, config):
+        tasks = multiscale.parse_tasks(config.tasks)
+        if config.mixture_components and not any(n == 1 for n, _ in tasks):
+            raise InputError(
+                "mixture_components are for the amdim objective with a task from scale 1. "
+                f"Received: mixture_components={config.mixture_components}, "
+                f"tasks={config.tasks!r}, objective={config.objective!r}"
+            )
+
+    @classmethod
+    def of(cls, config):
+        return cls(
+            config.tasks,
+            config.clip or None,
+            config.regulariser,
+            config.score_megabytes * 2**20,
+            config.mixture_components,
+            config.mixture_tau,
+        )
+
+    def build(self, encoder):
+        super().build(encoder)
+        channels = encoder.scales
+        options = {"dtype": encoder.dtype_policy}
+        self.phi5, self.phi7 = (
+            Phi(encoder.nrkhs, encoder.use_bn, name=f"phi{n}", **options) for n in (5, 7)
+        )
+        for n, phi in ((5, self.phi5), (7, self.phi7)):
+            phi.build((None, n, n, channels[n]))
+            # A phi that no task scores would get no gradient.
+            phi.trainable = any(n in task for task in self.tasks)
+        layers = {"phi5": self.phi5, "phi7": self.phi7}
+        if self.components:
+            self.mixture = Mixture(self.components, name="mixture", **options)
+            self.mixture.build((None, encoder.nrkhs))
+            layers["mixture"] = self.mixture
+        return layers
+
+    @property
+    def projection(self):
+        return self.phi5, self.phi7
+
+    def draw(self, seed, step, batch):
+        """One flat location per scale, view and image of this replica: {n: (2,batch) int32}.
+
+        Uniform, and whatever the number of replicas the same for an image of the global batch.
+        """
+        step = ops.cast(step, "int32")
+        first = distribution.first_image(batch)
+        return {
+            n: tf.random.stateless_uniform(
+                (2, batch * distribution.replicas()), (seed, step * 8 + n), 0, n * n, tf.int32
+            )[:, first : first + batch]
+            for n in multiscale.antecedent_scales(self.tasks)
+        }
+
+    def project(self, features, training=False, views=1):
+        mode = {"training": training, "views": views}
+        return {
+            1: features["f1"],
+            5: self.phi5.project(features["f5"], **mode),
+            7: self.phi7.project(features["f7"], **mode),
+        }
+
+    def normalise(self, projected, training=False, views=1):
+        """Embeddings {1: (V*B,nrkhs), 5: (V*B,5,5,nrkhs), 7: (V*B,7,7,nrkhs)} of V views."""
+        mode = {"training": training, "views": views}
+        norms = {5: self.phi5.bn, 7: self.phi7.bn}
+        embeddings = super().normalise(projected, **mode)
+        return embeddings | {n: norms[n](projected[n], **mode) for n in norms}
+
+    def losses(self, embeddings, labels, draws):
+        losses, penalty, entropies = self.scores(embeddings, draws)
+        total = sum(losses.values()) + penalty - sum(entropies.values()) / self.tau
+        terms = {f"nce_{name}": loss for name, loss in losses.items()} | {"regulariser": penalty}
+        metrics = {"loss": total} | terms
+        images = ops.shape(embeddings[1])[0] // 2 * distribution.replicas()
+        for n, m in self.tasks:
+            bound = multiscale.information_bound(losses[f"{n}-{m}"], images, m)
+            metrics[f"bound_{n}-{m}"] = bound
+        metrics |= {f"entropy_{name}": entropy for name, entropy in entropies.items()}
+        return Losses(total, terms, metrics)
+
+    def scores(self, embeddings, locations):
+        """(losses, penalty, entropies) of `embeddings`, view 1 first; see `multiscale_nce`."""
+        # Not sliced: of a split the gradient is one concatenation, of slices sums of padded copies.
+        halves = {n: ops.split(embedding, 2) for n, embedding in embeddings.items()}
+        view1, view2 = ({n: half[view] for n, half in halves.items()} for view in (0, 1))
+        consequents = self._gathered(embeddings) if distribution.replicas() > 1 else None
+        components = self.mixture and ops.split(self.mixture(embeddings[1]), 2)
+        first = distribution.first_image(ops.shape(embeddings[1])[0] // 2)
+        return self._score(view1, view2, locations, consequents, first, components)
+
+    def _gathered(self, embeddings):
+        """Consequents {m: (B,m*m,D)} of views 1 and 2, of the images of all replicas.
+
+        All scales of both views are gathered at once: a collective of each would take longer, and
+        the graph of one grows with the square of the number of replicas.
+        """
+        scales, width = multiscale.consequent_scales(self.tasks), self.encoder.nrkhs
+        each = [ops.reshape(embeddings[m], (-1, m * m, width)) for m in scales]
+        gathered = distribution.gather(ops.concatenate(each, axis=1))
+        locations = [m * m for m in scales]
+        shape = (distribution.replicas(), 2, -1, sum(locations), width)
+        views = ops.split(ops.reshape(gathered, shape), 2, axis=1)
+        views = [ops.reshape(view, (-1, sum(locations), width)) for view in views]
+        ends = list(itertools.accumulate(locations[:-1]))
+        return [dict(zip(scales, ops.split(view, ends, axis=1), strict=True)) for view in views]
+
+    def _score(self, view1, view2, locations, consequents, first, components):
+        return multiscale.multiscale_nce(
+            view1,
+            view2,
+            locations,
+            self.tasks,
+            self.clip,
+            self.regulariser,
+            self.score_bytes,
+            consequents,
+            first,
+            components,
+            self.tau,
+        )
+
+    def features(self, features):
+        """The embeddings r1, r5 and r7, and the mixture (B,k,D) if there is one."""
+        f = features
+        found = {"r1": f["f1"], "r5": self.phi5(f["f5"]), "r7": self.phi7(f["f7"])}
+        return found | ({"mixture": self.mixture(f["f1"])} if self.mixture else {})
+
+    def representations(self):
+        return {"mixture": BagOfFeatures(self.encoder, self.mixture)} if self.mixture else {}
+
+    def divide(self, compiled):
+        self._score = distribution.region(self._score, compiled)
+
+    def flops(self, batch):
+        """Those of the scores: both directions, forward, and for both operands' gradients."""
+        locations = sum(m * m for _, m in self.tasks)
+        return 3 * 2 * 2 * batch * batch * locations * self.encoder.nrkhs
+
+    def __str__(self):
+        return f"tasks {','.join(f'{n}-{m}' for n, m in self.tasks)}"
+
+    def get_config(self):
+        fields = ("clip", "regulariser", "score_bytes", "components", "tau")
+        own = {"tasks": ",".join(f"{n}-{m}" for n, m in self.tasks)}
+        return own | {field: getattr(self, field) for field in fields}

@@ -1,0 +1,119 @@
+"""What docs/extending.md says holds: an objective and a protocol from files outside the package."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amdim_tf import InputError, load_encoder
+from amdim_tf.config import load_config
+from amdim_tf.errors import Stopped
+from amdim_tf.evaluation.evaluation import evaluate
+from amdim_tf.objectives.objective import find_objective
+from amdim_tf.runs.training import train
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.callbacks import Progress
+from amdim_tf.training.run_directory import load_model
+
+GUIDE = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
+SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "steps": 6, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the guide's files, from which Python imports."""
+    folder = tmp_path_factory.mktemp("extension")
+    for name, code in re.findall(r"`(\w+\.py)`[^`]*```python\n(.*?)```", GUIDE.read_text(), re.S):
+        (folder / name).write_text(code)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+def config(**fields):
+    config = load_config("photo_patches")
+    config.update(SMALL | {"objective": "align_uniform:AlignUniform", "probe_images": 60} | fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    train(config(steps=60, learning_rate=1e-2), run, baselines=False)
+    return run
+
+
+def test_it_trains_and_is_measured_and_exported(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.1
+    assert lines[-1].keys() >= {"alignment", "uniformity"}
+    result = json.loads((run / "result.json").read_text())
+    assert not result["missing"] and set(result["accuracy"]) == {"beside", "frozen"}
+
+    served = tf.saved_model.load(str(run / "export" / "1")).signatures["normalized"]
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    f1 = load_encoder(run)(images)["f1"]
+    np.testing.assert_allclose(served(images=tf.constant(images))["f1"], f1, rtol=1e-4, atol=1e-5)
+    # What is exported is loaded without the objective.
+    np.testing.assert_array_equal(load_encoder(run / "export" / "1")(images)["f1"], f1)
+    model, step = load_model(run)
+    assert step == 60 and export(model, config(), run / "export").name == "2"
+
+
+def test_the_protocol_measures_a_run(run):
+    found = evaluate(run, config(), ("centroids:Centroids", "knn"))
+    for result in found.values():
+        assert 0.2 < result["accuracy"]["top1"] < 1  # of 14 classes
+    assert (run / "evaluation" / "photo_patches-centroids_Centroids.json").exists()
+
+
+def test_a_stopped_training_goes_on_to_the_same_end(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
+    complete, stopped = tmp_path / "complete", tmp_path / "stopped"
+    train(config(), complete)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Progress,
+            "on_train_batch_end",
+            lambda self, batch, logs: signal.raise_signal(signal.SIGTERM) if batch == 2 else None,
+        )
+        with pytest.raises(Stopped):
+            train(config(), stopped)
+    train(config(), stopped)
+    weights = [load_model(path)[0].get_weights() for path in (complete, stopped)]
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("flag", ["--strategy=cpu:2", "--xla=on", "--config.micro_batch=8"])
+def test_it_trains_on_replicas_by_xla_and_in_micro_batches(folder, tmp_path, flag):
+    """By the command, from the folder of the file, to the weights of one replica without XLA."""
+    words = [f"--config.{name}={value}" for name, value in config().items() if name in SMALL]
+    words += ["--config.objective=align_uniform:AlignUniform", "--baselines=off", "--steps=3"]
+    weights = []
+    for run, flags in (("plain", ["--strategy=none", "--xla=off"]), ("other", [flag])):
+        command = [sys.executable, "-m", "amdim_tf.train", f"--workdir={run}", *words, *flags]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        weights.append(load_model(tmp_path / run)[0].encoder.get_weights())
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["dim", "", "align_uniform", "nowhere:Here", "json:JSONDecoder", "json:Nothing"]
+)
+def test_what_is_no_objective_is_refused(name):
+    with pytest.raises(InputError, match="must be one of amdim, supervised, or MODULE:CLASS"):
+        find_objective(name)
