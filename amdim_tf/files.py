@@ -1,10 +1,11 @@
-"""Writing files so that a crash at any instant leaves the old one or the new one, whole."""
+"""Writing such that a crash at any instant leaves the old file or the new one, complete."""
 
 import contextlib
 import json
 import os
 import pathlib
 import re
+import shutil
 
 from amdim_tf.errors import InputError
 
@@ -82,18 +83,34 @@ def write_text(path, text):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A path of the same ending in the same folder; what is written there replaces `path`."""
+    """A path of the same ending in the same folder; what is written there replaces `path`.
+
+    Args:
+        path: of a file, or of a folder that is not there; on a file system of TensorFlow's, such as
+            gs://, of a file.
+    """
+    if has_scheme(path):
+        import tensorflow as tf
+
+        folder, _, name = str(path).rpartition("/")
+        unfinished = f"{folder}/{UNFINISHED}{name}"
+        yield unfinished
+        tf.io.gfile.rename(unfinished, path, overwrite=True)
+        return
+    path = pathlib.Path(path)
     unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+    if unfinished.is_dir():  # of a process that was killed
+        shutil.rmtree(unfinished)
     yield unfinished
-    sync(unfinished)
+    sync_all(unfinished)
     os.replace(unfinished, path)
     sync(path.parent)
 
 
-def sync_all(folder):
-    """`sync` for all that is in `folder`, and itself."""
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
+def sync_all(path):
+    """`sync` for a file, or a folder and all that is in it."""
+    for each in [*(path.rglob("*") if path.is_dir() else ()), path]:
+        sync(each)
 
 
 def sync(path):

@@ -46,7 +46,7 @@ def main():
         names = [path.name for path in folder.iterdir()]
         finished = len([name for name in names if name.isdecimal()]) > before
         outcome["finished" if finished else "killed"] += 1
-        outcome["unfinished"] += any(name.endswith(".unfinished") for name in names)
+        outcome["unfinished"] += any(name.startswith(".unfinished") for name in names)
     print(json.dumps(outcome))
 
 

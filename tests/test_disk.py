@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from disk.keep import HERE, images
+from golden_values import relative_error
 from PIL import Image
-from reference import relative_error
 
 from amdim_tf import AMDIM, load_encoder, load_preprocess
 from amdim_tf.evaluation.evaluation import evaluate

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_values import ROOT
 
 from amdim_tf import InputError, load_encoder
 from amdim_tf.config import load_config
@@ -22,7 +22,7 @@ from amdim_tf.serving.saved_model import export
 from amdim_tf.training.callbacks import Progress
 from amdim_tf.training.run_directory import load_model
 
-GUIDE = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
+GUIDE = ROOT / "docs" / "extending.md"
 SMALL = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "steps": 6, "log_every": 1}
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import SIZES, Golden, relative_error, scored
+from golden_values import SIZES, Golden, relative_error, scored
 
 from amdim_tf.reference.conversion import named_variables, to_keras
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay

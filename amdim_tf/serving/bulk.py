@@ -27,7 +27,7 @@ from amdim_tf.data.splits import FRAME_BYTES
 from amdim_tf.data.tfds_sets import IMAGE as PIXELS
 from amdim_tf.errors import InputError, one_line
 from amdim_tf.evaluation.features import digest
-from amdim_tf.files import has_scheme, printable, readable
+from amdim_tf.files import has_scheme, printable, readable, replacing
 from amdim_tf.lock import locked
 from amdim_tf.serving.loading import load_encoder, load_preprocess
 
@@ -334,10 +334,8 @@ def write_text(text, path):
 
 def write_complete(path, write, *contents):
     """Calls `write(*contents, path)` such that a crash leaves no `path` that is incomplete."""
-    folder, _, name = path.rpartition("/")
-    unfinished = f"{folder}/_{name}.unfinished"
-    write(*contents, unfinished)
-    tf.io.gfile.rename(unfinished, path, overwrite=True)
+    with replacing(path) as unfinished:
+        write(*contents, str(unfinished))
 
 
 def _run_pipeline(items, work, options):

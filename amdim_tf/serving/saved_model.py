@@ -11,7 +11,6 @@ DIR/python-xla-1/                   with --xla: the same, compiled, for Python a
 import inspect
 import json
 import math
-import shutil
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +19,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 from amdim_tf.config import fields
 from amdim_tf.data.preprocess import Preprocess, finite, some
 from amdim_tf.errors import InputError
-from amdim_tf.files import local, sync, sync_all, write_json, write_text
+from amdim_tf.files import local, replacing, write_json, write_text
 from amdim_tf.lock import locked
 from amdim_tf.serving import self_check
 from amdim_tf.serving.model_card import model_card
@@ -66,12 +65,8 @@ def export(model, config, folder, version=None, class_names=(), result=None, com
             target = folder / (XLA_PREFIX * compiled + str(version or next_version(folder)))
             if target.exists():
                 raise InputError(f"version must be a new one. Received: {target}, which exists")
-            unfinished = folder / f".{target.name}.unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            write(model, config, unfinished, class_names, result, compiled)
-            sync_all(unfinished)
-            unfinished.rename(target)
-            sync(folder)
+            with replacing(target) as unfinished:
+                write(model, config, unfinished, class_names, result, compiled)
         except (OSError, tf.errors.OpError) as error:
             raise InputError(
                 f"output must be a folder that can be written: {error}. Received: output={folder}"

@@ -19,7 +19,14 @@ import tensorflow as tf
 
 from amdim_tf.distribution import current
 from amdim_tf.errors import InputError
-from amdim_tf.files import UNFINISHED, available_memory, sync, sync_all, write_json
+from amdim_tf.files import (
+    UNFINISHED,
+    available_memory,
+    replacing,
+    sync,
+    sync_all,
+    write_json,
+)
 
 KEPT = 2
 DIGEST = "digest.json"
@@ -98,23 +105,15 @@ class Checkpoints:
         return self._last
 
     def _write(self, step, parts, score, started):
-        target, unfinished = self.folder / str(step), self.folder / f".{step}.unfinished"
+        target = self.folder / str(step)
         try:
             if not complete(target):
-                for leftover in (unfinished, target):
+                # What a process that was killed has left, of whatever step.
+                for leftover in (target, *self.folder.glob(".*unfinished*")):
                     shutil.rmtree(leftover, ignore_errors=True)
-                unfinished.mkdir(parents=True)
-                with concurrent.futures.ThreadPoolExecutor(1) as executor:
-                    sums = executor.submit(_sums, parts)
-                    with tf.device("CPU"):
-                        saved = {name: list(map(_variable, part)) for name, part in parts.items()}
-                    tf.train.Checkpoint(**saved).write(str(unfinished / PREFIX))
-                    sync_all(unfinished)
-                    digest = {"tensors": sums.result(), "files": _sizes(unfinished)}
-                digest["seconds"] = round(time.perf_counter() - started, 3)
-                write_json(unfinished / DIGEST, digest)
-                unfinished.rename(target)
-                sync(self.folder)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with replacing(target) as unfinished:
+                    self._fill(unfinished, parts, started)
             if score is not None and score > self.best()[1]:
                 write_json(self.folder / "best.json", {"step": step, "score": score})
             for old in {*self.steps()[KEPT:]} - {self.best()[0]}:
@@ -123,6 +122,19 @@ class Checkpoints:
             self._error, self._last = error, None
         self.seconds = time.perf_counter() - started
         self.spent += self.seconds
+
+    def _fill(self, folder, parts, started):
+        """Writes a checkpoint to the new `folder`."""
+        folder.mkdir()
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            sums = executor.submit(_sums, parts)
+            with tf.device("CPU"):
+                saved = {name: list(map(_variable, part)) for name, part in parts.items()}
+            tf.train.Checkpoint(**saved).write(str(folder / PREFIX))
+            sync_all(folder)  # its time counts
+            digest = {"tensors": sums.result(), "files": _sizes(folder)}
+        digest["seconds"] = round(time.perf_counter() - started, 3)
+        write_json(folder / DIGEST, digest)
 
     def best(self):
         """The step of the best score so far, and the score."""

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import scored
+from golden_values import scored
 
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.objectives.probes import probe_loss

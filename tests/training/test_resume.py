@@ -1,7 +1,6 @@
 """A run that is killed, stopped, short of disk space or out of numbers loses nothing."""
 
 import json
-import pathlib
 import random
 import resource
 import signal
@@ -11,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_values import TESTS
 from kill_training import STEPS, small_config
 
 from amdim_tf.config import apply_variant
@@ -72,7 +72,7 @@ def briefly(monkeypatch):
 def killed(tmp_path_factory):
     """The folder and the report of kill_training.py."""
     folder = tmp_path_factory.mktemp("killed")
-    script = pathlib.Path(__file__).with_name("kill_training.py")
+    script = TESTS / "kill_training.py"
     done = subprocess.run(
         [sys.executable, script, folder, "2"], capture_output=True, text=True, check=False
     )

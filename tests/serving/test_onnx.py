@@ -1,6 +1,5 @@
 """ONNX: the README's command makes of an export what onnxruntime runs to the same values."""
 
-import pathlib
 import re
 import shlex
 import sys
@@ -8,12 +7,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_values import ROOT
 from test_export import small_config
 
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build_model
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 def test_the_readmes_command(tmp_path, monkeypatch):

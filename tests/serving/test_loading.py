@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_values import ROOT
 
 from amdim_tf import InputError, Preprocess, load_encoder, load_preprocess
 from amdim_tf.config import load_config
@@ -17,7 +18,7 @@ from amdim_tf.training.building import build
 from amdim_tf.training.run_directory import RunDirectory
 
 GENERATOR = np.random.default_rng(0)
-README = pathlib.Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")

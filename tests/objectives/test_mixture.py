@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import scored
+from golden_values import scored
 from test_nce import embeddings
 
 from amdim_tf.encoders.amdim import Encoder

@@ -11,7 +11,9 @@ from amdim_tf.reference import torch_file
 from amdim_tf.reference.conversion import named_variables, to_keras
 from amdim_tf.training.model import AMDIM
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+TESTS = pathlib.Path(__file__).parent
+ROOT = TESTS.parent
+GOLDEN = TESTS / "golden"
 SIZES = (32, 64, 128)
 
 

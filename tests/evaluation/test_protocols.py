@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from amdim_tf.evaluation.knn import knn
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from amdim_tf.config import load_config
@@ -12,6 +11,7 @@ from amdim_tf.evaluation.features import Features
 from amdim_tf.evaluation.fractions import balanced_places
 from amdim_tf.evaluation.maps import neighbours
 from amdim_tf.evaluation.predictions import Predictions, interval, rank, report
+from amdim_tf.evaluation.protocols.knn import knn
 from amdim_tf.evaluation.rows import measure_row
 
 

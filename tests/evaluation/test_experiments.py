@@ -6,7 +6,6 @@ ones in the same layout.
 
 import copy
 import json
-import pathlib
 import re
 import subprocess
 import sys
@@ -15,10 +14,12 @@ import imagenet_data
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_values import ROOT
 
 from amdim_tf.config import VARIANTS, apply_variant, fields, known_configs, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation.evaluation import evaluate, features
+from amdim_tf.evaluation import features
+from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.evaluation.results import results_table
 from amdim_tf.runs.sweep import sweep, sweep_table
 from amdim_tf.runs.training import train
@@ -33,7 +34,7 @@ SMALL = {
     "probe_images": 100,
     "probe_epochs": 1,
 }
-REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+REAL_DATA = ROOT.parent / "shared" / "data"
 
 
 def small(dataset="photo_patches", **changed):

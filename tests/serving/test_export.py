@@ -2,13 +2,13 @@
 
 import io
 import json
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_values import TESTS
 from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -198,8 +198,8 @@ def test_versions_count_up_and_stay(exported, tmp_path):
     assert "classify" not in self_check.read_graph(target).signature_def
     with pytest.raises(InputError, match="version must be a new one"):
         export(model, config, tmp_path, version=7)
-    (tmp_path / ".8.unfinished").mkdir()  # of one that was killed
-    (tmp_path / ".8.unfinished" / "rest").write_text("")
+    (tmp_path / ".unfinished.8").mkdir()  # of one that was killed
+    (tmp_path / ".unfinished.8" / "rest").write_text("")
     assert export(model, config, tmp_path, class_names=CLASSES).name == "8"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7", "8"]
     assert not (tmp_path / "8" / "rest").exists()
@@ -334,12 +334,12 @@ def test_nothing_is_published_that_fails_its_check(exported, tmp_path, monkeypat
     monkeypatch.setattr(exporting, "batching_parameters", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(model, config, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".1.unfinished"]
+    assert [path.name for path in tmp_path.iterdir()] == [".unfinished.1"]
 
 
 def test_killed_at_any_instant_an_export_is_whole_or_absent(exported, tmp_path):
     model, _, folder = exported
-    script = pathlib.Path(__file__).with_name("kill_exports.py")
+    script = TESTS / "kill_exports.py"
     done = subprocess.run(
         [sys.executable, script, tmp_path, "20"], capture_output=True, text=True, check=False
     )

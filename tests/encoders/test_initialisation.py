@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import GOLDEN, scored
+from golden_values import GOLDEN, scored
 
 from amdim_tf.config import load_config
 from amdim_tf.data.views import normalize

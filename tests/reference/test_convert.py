@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_values import GOLDEN, SIZES, Golden, relative_error
 from PIL import Image
-from reference import GOLDEN, SIZES, Golden, relative_error
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError

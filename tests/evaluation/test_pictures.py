@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation.evaluation import draw_confusion, maps, pictures
+from amdim_tf.evaluation import maps, pictures
+from amdim_tf.evaluation.evaluation import draw_confusion
 from amdim_tf.evaluation.visualization import visualize
 from amdim_tf.runs.training import train
 

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from golden_values import ROOT
 from google.protobuf import text_format
 from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
@@ -35,7 +36,7 @@ from amdim_tf.serving.saved_model import batching_parameters, export
 from amdim_tf.training.building import build_model
 from amdim_tf.training.run_directory import environment
 
-KIT = pathlib.Path(__file__).parent.parent / "export"
+KIT = ROOT / "export"
 sys.path.append(str(KIT))
 client, load = (importlib.import_module(name) for name in ("client", "load"))
 
@@ -488,7 +489,7 @@ def test_the_image_is_of_the_newest_version(tmp_path):
     for number, tensorflow in ((9, "2.19.0"), (10, "2.21.0-rc0+gpu"), (8, "2.18.0")):
         write_version(tmp_path, number, tensorflow)
     (tmp_path / "python-xla-11").mkdir()
-    (tmp_path / ".12.unfinished").mkdir()
+    (tmp_path / ".unfinished.12").mkdir()
     done = docker_arguments(tmp_path)
     assert "\ntensorflow/serving:2.21.0-rc0\n" in done.stdout
     assert done.stderr.startswith("Serves with tensorflow/serving:2.21.0-rc0; AMDIM_SERVING_IMAGE ")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import GOLDEN
+from golden_values import GOLDEN
 
 from amdim_tf.data import autoaugment
 from amdim_tf.data.autoaugment import OPERATIONS, POLICIES, RANGES, operate, strengthen

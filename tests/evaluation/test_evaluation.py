@@ -13,7 +13,8 @@ import tensorflow as tf
 from amdim_tf.config import load_config
 from amdim_tf.data import sources
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation.evaluation import evaluate, evaluation, features
+from amdim_tf.evaluation import evaluation, features
+from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.evaluation.features import encode, kept_features
 from amdim_tf.runs.training import train
 from amdim_tf.training.checkpoints import Checkpoints

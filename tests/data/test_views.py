@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import GOLDEN
+from golden_values import GOLDEN
 
 from amdim_tf.config import load_config
 from amdim_tf.data import color, views
