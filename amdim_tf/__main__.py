@@ -43,7 +43,7 @@ def main() -> None:
 def summary(name: str) -> str:
     """What a command does, from the first line of its file, which is not imported."""
     source = (pathlib.Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The class of a file is its name in CamelCase: `patch_offset.py` has `PatchOffset
 """
 
 import importlib
-import importlib.util
 import pathlib
 import re
 
@@ -13,13 +12,13 @@ from amdim_tf.errors import InputError
 
 def known(package: str, base: str) -> list[str]:
     """Names of the files of `package` whose class is a `base`; nothing is imported."""
-    (folder,) = importlib.util.find_spec(package).submodule_search_locations
-    files = sorted(pathlib.Path(folder).glob("*.py"))
-    return [
-        p.stem
-        for p in files
-        if f"\nclass {_camel(p.stem)}({base})" in p.read_text(encoding="utf-8")
-    ]
+    folder = pathlib.Path(__file__).parent.joinpath(*package.split(".")[1:])
+    classes = {path.stem: f"\nclass {_camel(path.stem)}({base})" for path in folder.glob("*.py")}
+    return sorted(
+        name
+        for name, line in classes.items()
+        if line in (folder / f"{name}.py").read_text(encoding="utf-8")
+    )
 
 
 def find(kind: str, name: str, package: str, base: type) -> type:

@@ -16,7 +16,7 @@ from amdim_tf.data import pipeline
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import maps
 
-COLOURS = np.array(plt.get_cmap("tab10").colors)
+COLOURS = plt.get_cmap("tab10")(range(10))[:, :3]
 OPACITY = 0.6
 # Rows of the pictures, and images that stand beside a query.
 QUERIES, PAIRS, NEIGHBOURS = 4, 5, 7
@@ -282,7 +282,7 @@ def feature_map(images, f1, labels, class_names, seed=0):
     cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
     distances = ((places[:, None] - cells[None]) ** 2).sum(-1)
     figure, axes = plt.subplots(figsize=(10, 9), layout="constrained")
-    colours = plt.get_cmap("tab20").colors
+    colours = plt.get_cmap("tab20")(range(20))[:, :3]
     named = 1 < len(class_names) <= len(colours)
     for image, label, cell in zip(
         images, labels, cells[linear_sum_assignment(distances)[1]], strict=True
