@@ -41,12 +41,13 @@ def functions(name, each):
     if inspect.isfunction(each):
         yield name, each
         return
+    # What a dataclass makes has the types of its fields.
+    made = hasattr(each, "__dataclass_fields__")
     for key, member in vars(each).items():
         member = getattr(member, "__func__", getattr(member, "fget", member))
-        if inspect.isfunction(member) and (key == "__init__" or not key.startswith("_")):
-            # What a dataclass makes has the types of its fields.
-            if key != "__init__" or not hasattr(each, "__dataclass_fields__"):
-                yield f"{name}.{key}", member
+        own = not key.startswith("_") or (key == "__init__" and not made)
+        if own and inspect.isfunction(member):
+            yield f"{name}.{key}", member
 
 
 def untyped(function):
