@@ -6,13 +6,12 @@ The limit is a matrix product measured beside it. Every time is the median of se
 quartiles, after a warm-up; memory is the peak above what was there before.
 """
 
-import pathlib
-
 from absl import flags
 
 from amdim_tf import command
 from amdim_tf.config import PRECISIONS, load_config
 from amdim_tf.errors import InputError
+from amdim_tf.files import local
 
 FLAGS = flags.FLAGS
 
@@ -26,7 +25,7 @@ def main():
         raise InputError(
             f"nce_batches must be whole numbers from 2 on. Received: {FLAGS.nce_batches}"
         )
-    output = pathlib.Path(FLAGS.output)
+    output = local(FLAGS.output, "output")
     if output.suffix != ".json" or not output.parent.is_dir():
         raise InputError(
             f"output must be a .json file in an existing folder. Received: output={output}"

@@ -160,7 +160,7 @@ def run(main, choose_config=None):
         if argv[1:]:
             raise InputError(f"Only flags are valid arguments. Received: {' '.join(argv[1:])}")
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
-        _start_tensorflow()
+        start_tensorflow()
         logging.set_verbosity(logging.ERROR)  # TFDS and TensorFlow report what they open
         return main()
 
@@ -168,6 +168,8 @@ def run(main, choose_config=None):
         app.run(without_arguments, flags_parser=lambda argv: parse_flags(argv, choose_config))
     except InputError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os._exit(1)
     except OSError as error:  # a full disk, a missing permission
         sys.exit(f"error: {error}. What was written before is complete")
     except Stopped as stopped:
@@ -194,7 +196,7 @@ def _unreadable(error):
     )
 
 
-def _start_tensorflow():
+def start_tensorflow():
     """Imports TensorFlow and has it find the devices, without what it logs of that.
 
     Its own log begins before it heeds any setting, and on a machine without GPU with an error that

@@ -12,7 +12,7 @@ import tensorflow as tf
 from amdim_tf import command
 from amdim_tf.distribution import check_batch, choose_strategy
 from amdim_tf.errors import InputError
-from amdim_tf.files import write_json
+from amdim_tf.files import local, write_json
 from amdim_tf.speed.images import inference, make_views
 from amdim_tf.speed.loss import draw_nce, nce_name, nce_step
 from amdim_tf.speed.step import step_name, step_speed, steps
@@ -116,7 +116,7 @@ def markdown(rows, earlier):
 
 def read_earlier(path):
     try:
-        return json.loads(pathlib.Path(path).read_text())["rows"]
+        return json.loads(local(path, "compare").read_text())["rows"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"compare must name the JSON of an earlier benchmark. Received: compare={path}"

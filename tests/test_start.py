@@ -1,0 +1,75 @@
+"""How commands start: fast, in silence, and without hiding what TensorFlow has to say."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from amdim_tf.__main__ import COMMANDS
+from amdim_tf.command import START_OF_TENSORFLOW
+
+
+def run(*arguments, **environment):
+    """A finished command, as in a new shell."""
+    kept = {name: x for name, x in os.environ.items() if not name.startswith("TF_")}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        env=kept | environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_takes_no_time(command):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run(f"amdim_tf.{command}", "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and not done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_the_commands_are_listed():
+    for words in ((), ("--help",), ("help",)):
+        done = run("amdim_tf", *words)
+        assert done.returncode == 0 and not done.stderr
+        lines = [line.split(maxsplit=2) for line in done.stdout.splitlines() if "  amdim " in line]
+        assert [name for _, name, _ in lines] == [*COMMANDS]
+        assert all(summary.endswith(".") for *_, summary in lines)
+    done = run("amdim_tf", "trian")
+    assert done.returncode == 1 and done.stderr.startswith("error: A command must be one of train,")
+    assert "the nearest is train. Received: trian" in done.stderr
+    assert run("amdim_tf", "results", "--help").stdout == run("amdim_tf.results", "--help").stdout
+
+
+@pytest.mark.parametrize("level", [{}, {"TF_CPP_MIN_LOG_LEVEL": "0"}])
+def test_nothing_comes_before_what_a_command_says(level, tmp_path):
+    done = run("amdim_tf.results", f"--folder={tmp_path}", **level)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("error: folder must hold") and done.stderr.count("\n") == 1
+
+
+def test_errors_of_tensorflow_reach_the_user():
+    code = """
+import os
+from amdim_tf.command import start_tensorflow
+start_tensorflow()
+import tensorflow as tf
+os.write(2, b"E0000 00:00:1 1 gpu_device.cc:1] out of memory\\n")
+print("here")
+"""
+    kept = {name: x for name, x in os.environ.items() if not name.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=kept, check=False
+    )
+    assert "gpu_device.cc:1] out of memory" in done.stderr and done.stdout == "here\n"
+    for line in (
+        b"E0000 00:00:1795621709.9 2181 gpu_device.cc:52] out of memory",
+        b"F0000 00:00:1795621709.9 2181 cpu_feature_guard.cc:1] compiled to use AVX instructions",
+        b"Traceback (most recent call last):",
+    ):
+        assert not START_OF_TENSORFLOW.match(line)
+    assert START_OF_TENSORFLOW.match(b"I0000 00:00:1795621707.9 2181 port.cc:153] oneDNN ...")
