@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from amdim_tf.config import DEFAULT_DATASET, FIELDS, fields, load_config, nearest
 from amdim_tf.errors import InputError, Stopped, one_line
+from amdim_tf.tensorflow_log import start_tensorflow
 
 # What is defined here belongs to the command that asks for it, and so to its --help.
 flags.disclaim_key_flags()
@@ -21,11 +22,6 @@ flags.disclaim_key_flags()
 DATA_DIR = "a folder of images; or where TFDS keeps its data, ~/tensorflow_datasets if none"
 HELP = re.compile(r"--?(\?|h|help|helpshort|helpfull)(=true)?")
 INTERRUPTED = 130
-# The messages that it starts with, whatever TF_CPP_MIN_LOG_LEVEL, and that no CUDA was found.
-START_OF_TENSORFLOW = re.compile(
-    rb"[IW][0-9]{4} |WARNING: All log messages before absl|To enable the following instructions|"
-    rb"E[0-9]{4} .* (cuda_platform|cuda_executor|cuda_diagnostics)\.cc"
-)
 # As sysexits.h has it: try again later, which goes on.
 STOPPED = 75
 
@@ -194,38 +190,6 @@ def _unreadable(error):
         | tf.errors.PermissionDeniedError
         | tf.errors.UnavailableError,
     )
-
-
-def start_tensorflow():
-    """Imports TensorFlow and has it find the devices, without what it logs of that.
-
-    Its own log begins before it heeds any setting, and on a machine without GPU with an error that
-    is none. Another process passes on what else is said, even if this one ends in between.
-    """
-    if "tensorflow" in sys.modules:
-        return
-    # From here on, errors alone.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.stderr.flush()
-    read, write = os.pipe()
-    stderr, child = os.dup(2), os.fork()
-    if not child:
-        os.close(write)
-        with open(read, "rb") as said:
-            for line in said:
-                if not START_OF_TENSORFLOW.match(line):
-                    os.write(stderr, line)
-        os._exit(0)
-    os.dup2(write, 2)
-    try:
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
-    finally:
-        os.dup2(stderr, 2)
-        for descriptor in (read, write, stderr):
-            os.close(descriptor)
-        os.waitpid(child, 0)
 
 
 def _leave(message, code):
