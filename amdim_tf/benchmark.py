@@ -12,11 +12,12 @@ from amdim_tf import command
 from amdim_tf.config import PRECISIONS, load_config
 from amdim_tf.errors import InputError
 from amdim_tf.files import local
+from amdim_tf.typing import Config
 
 FLAGS = flags.FLAGS
 
 
-def main():
+def main() -> None:
     from amdim_tf.speed.benchmark import benchmark, read_earlier
 
     config = command.configured()
@@ -43,7 +44,7 @@ def main():
     )
 
 
-def choose_config(size):
+def choose_config(size: str | None) -> Config:
     """The patches of the default run, with an encoder that gives the processor some work."""
     config = load_config("photo_patches", size)
     config.update({"ndf": 64, "nrkhs": 512, "ndepth": 3, "batch_size": 64})

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -15,6 +16,7 @@ from ml_collections import config_flags
 from amdim_tf.config import DEFAULT_DATASET, FIELDS, fields, load_config, nearest
 from amdim_tf.errors import InputError, Stopped, one_line
 from amdim_tf.tensorflow_log import start_tensorflow
+from amdim_tf.typing import Config
 
 # What is defined here belongs to the command that asks for it, and so to its --help.
 flags.disclaim_key_flags()
@@ -26,7 +28,7 @@ INTERRUPTED = 130
 STOPPED = 75
 
 
-def define_training_flags():
+def define_training_flags() -> None:
     """The flags of commands that train."""
     flags.DEFINE_string("dataset", DEFAULT_DATASET, "a config, or an image set of TFDS")
     flags.DEFINE_string("size", None, "named size of the config; its first one if none")
@@ -35,14 +37,14 @@ def define_training_flags():
     flags.DEFINE_integer("steps", None, "updates, and not epochs; those of the config if none")
 
 
-def define_device_flags():
+def define_device_flags() -> None:
     """The flags of commands that train on several devices."""
     flags.DEFINE_string("strategy", "auto", "devices: auto, none, mirrored, multiworker, cpu:N")
     flags.DEFINE_enum("xla", "auto", ["auto", "on", "off"], "compile the training step by XLA")
 
 
-def configured(*names):
-    """The config of the --config flags, with those of the flags `names` that are present."""
+def configured(*names: str) -> Config:
+    """The config of the --config flags, changed by the flags `names` that are given."""
     config = flags.FLAGS.config
     for name in names:
         if flags.FLAGS[name].present:
@@ -50,8 +52,8 @@ def configured(*names):
     return config
 
 
-def parse_flags(argv, choose_config):
-    """absl's parser, with the config that other flags choose behind the --config flags."""
+def parse_flags(argv: list[str], choose_config: Callable | None) -> list[str]:
+    """Parses `argv` by absl; the --config flags change the config that other flags choose."""
     asked = [word for word in argv[1:] if HELP.fullmatch(word)]
     if asked:
         _print_help([word for word in argv if word not in asked], choose_config, asked)
@@ -85,7 +87,7 @@ def parse_flags(argv, choose_config):
             f"config.{name} must be {type(valid[name]).__name__}, such as {valid[name]}. "
             f"Received: {value!r}"
         ) from error
-    # Tuples are of anything for their parser.
+    # The parser of tuples takes anything.
     for name, value in fields(flags.FLAGS.config).items() if choose_config else ():
         if isinstance(value, list) and not all(isinstance(x, int | float) for x in value):
             raise InputError(
@@ -131,25 +133,24 @@ def _print_help(argv, choose_config, asked):
     for name, value in fields(config).items():
         value = tuple(value) if isinstance(value, list) else value
         print("  " + shlex.quote(f"--config.{name}={value}"))
-        if name in FIELDS:  # not of a run that another version made
-            print("      " + "; ".join(filter(None, (FIELDS[name].meaning, _valid(FIELDS[name])))))
+        if name in FIELDS:  # a run of another version may have others
+            field = FIELDS[name]
+            print(f"      {field.meaning}" + (f"; must {field.valid}" if field.valid else ""))
 
 
-def _valid(field):
-    return field.valid and f"must {field.valid}"
-
-
-def markdown(lines):
+def markdown(lines: Sequence) -> str:
     """A table in Markdown of `lines` of text cells, the first of them its header."""
     header, *rows = lines
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def run(main, choose_config=None):
-    """Runs `main()` after parsing flags; bad input ends it with one sentence and exit code 1.
+def run(main: Callable, choose_config: Callable | None = None) -> None:
+    """Parses the flags and runs `main()`; bad input ends it with one sentence and exit code 1.
 
-    `choose_config`, if the command has a config, makes it of flags named as its parameters.
+    Args:
+        choose_config: makes the config, if the command has one, from the flags that have the names
+            of its parameters.
     """
 
     def without_arguments(argv):

@@ -6,16 +6,18 @@ knows are the keys of its `SIZES`, the first of them the default.
 
 import dataclasses
 import difflib
-import importlib.util
+import importlib.machinery
 import pathlib
 import re
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterable
 
 import ml_collections
 
 from amdim_tf.errors import InputError
+from amdim_tf.typing import Config
 
-# Installed, the configs are the package's; in a checkout they lie beside it.
+# Installed, the configs are in the package; in a checkout they lie next to it.
 HERE = pathlib.Path(__file__).parent
 FOLDER = next(path for path in (HERE / "configs", HERE.parent / "configs") if path.is_dir())
 
@@ -31,9 +33,9 @@ class Field:
 
     Args:
         default: the reference's setting at 32 pixels, if it has one.
-        meaning: in one phrase.
-        valid: which values are, as the end of the sentence "NAME must ...".
-        check: of a value, whether it is valid; None if another file knows.
+        meaning: what it is, in a phrase.
+        valid: the valid values, as the end of the sentence "NAME must ...".
+        check: tells whether a value is valid; None if another file does.
         of_result: whether it changes what a run computes, and not only how.
     """
 
@@ -70,7 +72,7 @@ def _milestones(default, meaning):
     return Field(default, meaning, valid, lambda x: all(0 < each <= 1 for each in x))
 
 
-FIELDS = {
+FIELDS: dict[str, Field] = {
     "dataset": Field("", "the data set; that of --dataset"),
     "size": Field("", "the named size; that of --size"),
     "variant": Field("", "what was changed by name; that of --variant"),
@@ -80,7 +82,7 @@ FIELDS = {
     # What it changes is in the record that a run keeps of its data.
     "labels": _one_of(
         "auto",
-        "auto: those of the data; none: train the encoder alone",
+        "auto: the labels of the data; none: no labels, and the encoder alone is trained",
         "auto",
         "none",
         of_result=False,
@@ -97,40 +99,42 @@ FIELDS = {
     "use_bn": Field(False, "batch norm inside the encoder, too"),
     "objective": Field("amdim", "what the encoder learns", "be amdim, supervised or MODULE:CLASS"),
     "tasks": Field("1-5,1-7,5-5", "n-to-m tasks", "be pairs of scales, separated by commas"),
-    "clip": _at_least(0, 20.0, "scores are clipped smoothly to this range, in nats; 0: not"),
+    "clip": _at_least(0, 20.0, "range to which scores are clipped smoothly, in nats; 0: no clip"),
     "regulariser": _at_least(0, 5e-2, "weight of the squared scores in the loss"),
     "mixture_components": _at_least(0, 0, "mixture features in place of f1 (3.7); 0: none"),
     "mixture_tau": _positive(1.0, "inverse temperature of the mixture's posterior"),
     "views.geometry": Field("translate", "how a view is cut", "be crop, translate or none"),
-    "views.flip_probability": Field(0.5, "of mirroring both views of an image", "lie in 0..1"),
-    "views.translate_probability": Field(0.8, "of moving a view", "lie in 0..1"),
-    "views.jitter_probability": Field(0.8, "of changing a view's colours", "lie in 0..1"),
+    "views.flip_probability": Field(0.5, "probability of mirroring both views", "lie in 0..1"),
+    "views.translate_probability": Field(0.8, "probability of moving a view", "lie in 0..1"),
+    "views.jitter_probability": Field(0.8, "probability of new colours in a view", "lie in 0..1"),
     "views.jitter": Field(0.4, "range of brightness, contrast and saturation", "lie in 0..1"),
     "views.hue": Field(0.2, "range of hue, in turns", "lie in 0..0.5"),
-    "views.gray_probability": Field(0.25, "of dropping a view's colour", "lie in 0..1"),
+    "views.gray_probability": Field(0.25, "probability of a view in grey", "lie in 0..1"),
     "views.autoaugment": Field(
         "", "Fast AutoAugment's policies; empty: none", "be empty, cifar10 or imagenet"
     ),
-    "precision": _one_of("float32", "type of trunk and phi; mixed_* keep weights", *PRECISIONS),
+    "precision": _one_of(
+        "float32", "type in which trunk and phi compute; weights stay float32", *PRECISIONS
+    ),
     "batch_size": _at_least(2, 64, "images in a batch, of all devices together"),
     "micro_batch": _at_least(
         0, 0, "images that a device embeds at a time, for less memory; 0: all", of_result=False
     ),
     "score_megabytes": _at_least(
-        1, 256, "of a matrix of scores; a larger one is computed in blocks", of_result=False
+        1, 256, "size of a matrix of scores; a larger one is computed in blocks", of_result=False
     ),
     "epochs": _at_least(1, 300, "passes over the training images"),
     "steps": _at_least(0, 0, "updates; 0: those of the epochs"),
-    "learning_rate": _positive(2e-4, "of Adam"),
+    "learning_rate": _positive(2e-4, "learning rate of Adam after the warm-up"),
     "l2": _at_least(0, 1e-5, "weight decay, added to the gradients"),
     "warmup_steps": _at_least(0, 500, "updates of linear warm-up; at most a fifth of all"),
     "decays": _milestones(
         (250 / 300, 280 / 300), "when the learning rate falls, as fractions of the training"
     ),
-    "decay_rate": _positive(0.2, "by what the learning rate is multiplied there"),
-    "seed": _at_least(0, 0, "of all random draws"),
+    "decay_rate": _positive(0.2, "factor of the learning rate at each decay"),
+    "seed": _at_least(0, 0, "seed of all random draws"),
     "checkpoint_minutes": _at_least(
-        0, 10.0, "a checkpoint is saved at least so often", of_result=False
+        0, 10.0, "minutes between checkpoints, at most", of_result=False
     ),
     "bad_steps": _at_least(
         1, 20, "updates in a row without finite numbers that end a run", of_result=False
@@ -145,13 +149,13 @@ FIELDS = {
     "probe_images": _at_least(1, 10000, "training images for what is fitted on features, at most"),
     "probe_epochs": _at_least(1, 120, "epochs of classifiers that learn on augmented images"),
     "probe_decays": _milestones((80 / 120, 110 / 120), "when their learning rate falls"),
-    "probe_learning_rate": _positive(2e-4, "of these classifiers"),
+    "probe_learning_rate": _positive(2e-4, "learning rate of these classifiers"),
 }
 # Fields that say how to compute, not what.
 MEANS = tuple(name for name, field in FIELDS.items() if not field.of_result)
 
 
-def base_config():
+def base_config() -> Config:
     """The reference's settings at 32 pixels, from which each data set's config starts."""
     config = ml_collections.ConfigDict()
     for name, field in FIELDS.items():
@@ -162,7 +166,7 @@ def base_config():
     return config
 
 
-# What the rows of the paper's tables change of a config. Local DIM (3.1) predicts f7 from f1 of the
+# What the rows of the paper's tables change in a config. Local DIM (3.1) predicts f7 from f1 of the
 # same, unaugmented view.
 VARIANTS = {
     "-color_jitter": {"views.jitter_probability": 0.0},
@@ -182,7 +186,7 @@ VARIANTS = {
 }
 
 
-def load_config(dataset, size=None, variant=""):
+def load_config(dataset: str, size: str | None = None, variant: str = "") -> Config:
     """The config of `dataset` at one of its named sizes, by default the first.
 
     A name without a file in `configs/` gets the generic config for TFDS sets.
@@ -204,7 +208,7 @@ def load_config(dataset, size=None, variant=""):
     return apply_variant(config, variant)
 
 
-def apply_variant(config, variant):
+def apply_variant(config: Config, variant: str) -> Config:
     """Changes `config` as `variant` says, see `load_config`, and returns it."""
     for name in filter(None, variant.split(",")):
         if name not in VARIANTS:
@@ -219,30 +223,30 @@ def apply_variant(config, variant):
     return config
 
 
-def config_module(dataset):
+def config_module(dataset: str) -> types.ModuleType:
     """The module of `dataset` in `configs/`, or the one for TFDS sets that have none."""
     path = FOLDER / f"{re.split('[/:]', dataset)[0]}.py"
     if not path.is_file():
         path = FOLDER / f"{GENERIC}.py"
-    spec = importlib.util.spec_from_file_location(f"amdim_tf.configs.{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = importlib.machinery.SourceFileLoader(f"amdim_tf.configs.{path.stem}", str(path))
+    module = types.ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 
-def file_name(dataset):
+def file_name(dataset: str) -> str:
     """The name of a data set as it may stand in the name of a file."""
     return re.sub("[/:*]+", "_", dataset)
 
 
-def known_configs():
+def known_configs() -> list[str]:
     """Names of the data sets with a config of their own."""
     return sorted(path.stem for path in FOLDER.glob("[a-z]*.py") if path.stem != GENERIC)
 
 
-def fields(config, prefix=""):
+def fields(config: Config, prefix: str = "") -> dict:
     """The config as {"views.hue": 0.2, ...}, flat and as JSON has it."""
-    flat = {}
+    flat: dict = {}
     for name, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             flat |= fields(value, f"{prefix}{name}.")
@@ -251,12 +255,12 @@ def fields(config, prefix=""):
     return flat
 
 
-def nearest(name, valid, count=3):
-    """The entries of `valid` that look most like `name`, as text."""
+def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
+    """The entries of `valid` that are most like `name`, as text."""
     return ", ".join(difflib.get_close_matches(name, valid, count, cutoff=0.0))
 
 
-def check_fields(config):
+def check_fields(config: Config) -> None:
     """Raises `InputError` for the first value out of range, as far as `FIELDS` tells."""
     for name, value in fields(config).items():
         field = FIELDS.get(name)

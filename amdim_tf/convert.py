@@ -15,7 +15,7 @@ from amdim_tf.errors import InputError
 FLAGS = flags.FLAGS
 
 
-def main():
+def main() -> None:
     from amdim_tf.reference.conversion import from_checkpoint, to_checkpoint, training_command
 
     if (FLAGS.checkpoint is None) == (FLAGS.workdir is None):

@@ -16,10 +16,10 @@ FORMATS = ("parquet", "tfrecord")
 SOURCES = ("folder", "tfds", "tfrecords")
 
 
-def main():
+def main() -> None:
     from amdim_tf.serving.bulk import Job, embed
 
-    given = {name: FLAGS[name].value for name in SOURCES if FLAGS[name].value}
+    given = {name: str(FLAGS[name].value) for name in SOURCES if FLAGS[name].value}
     if len(given) != 1:
         raise InputError(f"One of {', '.join(SOURCES)} must be given. Received: {given}")
     ((source, path),) = given.items()

@@ -13,13 +13,14 @@ from amdim_tf.training.run_files import evaluation_config
 FLAGS = flags.FLAGS
 
 
-def main():
+def main() -> None:
     from amdim_tf.evaluation.evaluation import evaluate
     from amdim_tf.evaluation.protocols.protocol import find_protocol
 
-    chosen = PROTOCOLS if FLAGS.protocol == "all" else (FLAGS.protocol,)
-    if FLAGS.protocol == "all" and FLAGS.fast:
-        chosen = [name for name in PROTOCOLS if "features" in find_protocol(name).ways]
+    chosen = [FLAGS.protocol]
+    if FLAGS.protocol == "all":
+        ways = {name: find_protocol(name).ways for name in PROTOCOLS}
+        chosen = [name for name in PROTOCOLS if not FLAGS.fast or "features" in ways[name]]
     evaluate(
         FLAGS.workdir,
         FLAGS.config,

@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 DTYPES = ("float32", "bfloat16")
 
 
-def main():
+def main() -> None:
     from amdim_tf.serving.saved_model import export
     from amdim_tf.training.run_directory import load_model
 

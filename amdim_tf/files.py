@@ -6,13 +6,15 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 from amdim_tf.errors import InputError
 
 UNFINISHED = ".unfinished."
 
 
-def local(path, name: str) -> pathlib.Path:
+def local(path: str | pathlib.Path, name: str) -> pathlib.Path:
     """`path` as one of this machine's, with ~ for the user's folder; file:// may stand before it.
 
     Args:
@@ -32,7 +34,7 @@ def local(path, name: str) -> pathlib.Path:
     return pathlib.Path(text)
 
 
-def readable(path, name: str) -> str:
+def readable(path: str | pathlib.Path, name: str) -> str:
     """`path` as one of this machine's, see `local`, or of a file system that TensorFlow knows.
 
     Raises:
@@ -52,17 +54,17 @@ def readable(path, name: str) -> str:
     return str(path).rstrip("/")
 
 
-def has_scheme(path) -> bool:
+def has_scheme(path: str | pathlib.Path) -> bool:
     """Whether `path` is one of another file system, such as gs://bucket/folder."""
     return bool(re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(path)))
 
 
-def printable(name) -> str:
+def printable(name: str | bytes) -> str:
     """A file's `name`, text or bytes, with what is not UTF-8 as \\x and two digits."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def read_json(path):
+def read_json(path: pathlib.Path) -> Any:
     """What the JSON file `path` holds; an empty dictionary if it is not there or broken."""
     try:
         return json.loads(path.read_text())
@@ -70,11 +72,12 @@ def read_json(path):
         return {}
 
 
-def write_json(path, value):
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replaces `path` by `value` as JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_text(path, text):
+def write_text(path: pathlib.Path, text: str) -> None:
     """Replaces `path` by `text`."""
     with replacing(path) as unfinished:
         # Names of files may be any bytes.
@@ -82,7 +85,7 @@ def write_text(path, text):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: str | pathlib.Path) -> Iterator:
     """A path of the same ending in the same folder; what is written there replaces `path`.
 
     Args:
@@ -93,9 +96,9 @@ def replacing(path):
         import tensorflow as tf
 
         folder, _, name = str(path).rpartition("/")
-        unfinished = f"{folder}/{UNFINISHED}{name}"
-        yield unfinished
-        tf.io.gfile.rename(unfinished, path, overwrite=True)
+        remote = f"{folder}/{UNFINISHED}{name}"
+        yield remote
+        tf.io.gfile.rename(remote, path, overwrite=True)
         return
     path = pathlib.Path(path)
     unfinished = path.with_name(f"{UNFINISHED}{path.name}")
@@ -107,13 +110,13 @@ def replacing(path):
     sync(path.parent)
 
 
-def sync_all(path):
+def sync_all(path: pathlib.Path) -> None:
     """`sync` for a file, or a folder and all that is in it."""
     for each in [*(path.rglob("*") if path.is_dir() else ()), path]:
         sync(each)
 
 
-def sync(path):
+def sync(path: pathlib.Path) -> None:
     """Has a file or folder survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -122,7 +125,7 @@ def sync(path):
         os.close(descriptor)
 
 
-def available_memory():
+def available_memory() -> int:
     """Bytes that this process may still use, by the system and its control group; 0 if unknown."""
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()

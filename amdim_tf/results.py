@@ -10,7 +10,7 @@ from amdim_tf import command
 FLAGS = flags.FLAGS
 
 
-def main():
+def main() -> None:
     from amdim_tf.evaluation.results import results_table
 
     print(results_table(FLAGS.folder))

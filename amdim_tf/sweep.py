@@ -13,7 +13,7 @@ from amdim_tf.files import local, write_text
 FLAGS = flags.FLAGS
 
 
-def main():
+def main() -> None:
     from amdim_tf.runs.sweep import sweep, sweep_table
 
     config = command.configured("epochs", "steps")

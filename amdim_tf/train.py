@@ -15,7 +15,7 @@ from amdim_tf.files import local
 FLAGS = flags.FLAGS
 
 
-def main():
+def main() -> None:
     from amdim_tf.runs.training import run_name, train
 
     config = command.configured("seed", "epochs", "steps")

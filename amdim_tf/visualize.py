@@ -13,7 +13,7 @@ from amdim_tf.training.run_files import evaluation_config
 FLAGS = flags.FLAGS
 
 
-def main():
+def main() -> None:
     from amdim_tf.evaluation.visualization import visualize
 
     measured = visualize(FLAGS.workdir, FLAGS.config, FLAGS.data_dir, FLAGS.images)
