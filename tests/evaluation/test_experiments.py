@@ -156,7 +156,7 @@ def test_an_encoder_from_images_without_classes(tmp_path):
         evaluate(tmp_path / "run", config, data_dir=str(tmp_path / "images"))
     with pytest.raises(InputError, match="images need classes. Received: image_folder without"):
         sweep(config, ["-stabilize"], [0], tmp_path, str(tmp_path / "images"))
-    with pytest.raises(InputError, match="supervised objective needs classes"):
+    with pytest.raises(InputError, match="objective supervised needs classes"):
         config = apply_variant(small("image_folder"), "supervised")
         train(config, tmp_path / "other", str(tmp_path / "images"))
 
