@@ -25,10 +25,10 @@ def make_views(table, runs):
     jpeg = tf.io.encode_jpeg(skimage.data.coffee()[:375, :500], quality=95)
     files = tf.data.Dataset.from_tensors((jpeg, tf.constant(0, tf.int64))).repeat(10**6)
     decode = functools.partial(tf.io.decode_jpeg, channels=3)
-    photographs = Data(Split(files, 10**6, "drawn"), None, None, (), decode, (None, None))
+    jpegs = Data(Split(files, 10**6, "drawn"), None, None, (), decode, (None, None))
     sources = {
         32: (photographs.photo_patches(), "patches", load_config("photo_patches"), 256),
-        128: (photographs, "JPEGs of 500x375", load_config("imagenet2012"), 64),
+        128: (jpegs, "JPEGs of 500x375", load_config("imagenet2012"), 64),
     }
     decoded = iter(files.map(lambda record, _: tf.shape(decode(record))).batch(64))
     with one_core():
