@@ -11,12 +11,12 @@ import tensorflow as tf
 from amdim_tf.data.splits import AUTOTUNE, Split, fold, permutation
 from amdim_tf.errors import InputError
 
-# Records that are read by one call.
+# Records that one call reads.
 TOGETHER = 64
 
 
 def in_array_records(instructions: Sequence[tuple], parse: Callable) -> Split:
-    """The `Split` of records in ArrayRecord files, shuffled as one for training.
+    """The `Split` of records in ArrayRecord files, shuffled as one set for training.
 
     Args:
         instructions, parse: see `splits.in_files`.

@@ -2,7 +2,7 @@
 
 A policy is a list of sub-policies, of which each view draws one; a sub-policy is two operations,
 each with a probability and a value. Batched like the rest of the views: every image passes
-through all operations, each with a neutral value where it is not its turn.
+through all operations, and those that it did not draw get a neutral value.
 """
 
 import json
@@ -12,17 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 from amdim_tf.data import color
+from amdim_tf.typing import Tensor
 
 _DATA = json.loads((pathlib.Path(__file__).parent / "fast_autoaugment.json").read_text())
 RANGES = _DATA["ranges"]
 OPERATIONS = tuple(RANGES)
 POLICIES = {name: _DATA[name] for name in ("cifar10", "imagenet")}
-# Of these, half the views get the opposite sign.
+# Half the views get the opposite sign of their values.
 SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 CUTOUT_COLOR = (125.0, 123.0, 114.0)
 
 
-def strengthen(images, policy, draws):
+def strengthen(images: Tensor, policy: str, draws: Tensor) -> Tensor:
     """Applies a sub-policy of `policy` to each of `images`.
 
     Args:
@@ -31,7 +32,7 @@ def strengthen(images, policy, draws):
         draws: (9,...) float in [0, 1).
 
     Returns:
-        (...,S,S,3) float32 of whole numbers, as PIL's.
+        (...,S,S,3) float32 without fractions, as PIL's pixels are integers.
     """
     table = tf.constant(np.array([_row(sub) for sub in POLICIES[policy]], "float32"))
     chosen = tf.gather(table, tf.cast(draws[0] * table.shape[0], tf.int32))  # (...,2,3)
@@ -55,14 +56,14 @@ def _row(operations):
     return row
 
 
-def operate(images, index, value, x, y):
+def operate(images: Tensor, index: Tensor, value: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Applies one operation to each image.
 
     Args:
-        images: (...,S,S,3) float32, whole numbers in [0, 255].
-        index: (...) int32, of `OPERATIONS`; -1 for none.
+        images: (...,S,S,3) float32 without fractions, in [0, 255].
+        index: (...) int32, the place in `OPERATIONS`; -1 for none.
         value: (...) float32, in the operation's range.
-        x, y: (...) float in [0, 1), where a cutout is.
+        x, y: (...) float in [0, 1), the centre of a cutout.
     """
 
     def amount(name, neutral=0.0):
@@ -87,13 +88,20 @@ def operate(images, index, value, x, y):
     ):
         images = color.adjust(images, tf.constant(operation), amount(name, 1.0))
     images = sharpen(images, amount("Sharpness", 1.0))
-    # PIL drops fractions. What is whole but for rounding stays.
+    # PIL drops fractions. A value that is an integer except for rounding stays.
     images = tf.floor(images + 1e-3)
     return cutout(images, amount("Cutout"), x, y)
 
 
-def warp(images, shear_x, shear_y, translate_x, translate_y, degrees):
-    """Shears, moves (by parts of the width and height) or turns images; black comes in.
+def warp(
+    images: Tensor,
+    shear_x: Tensor,
+    shear_y: Tensor,
+    translate_x: Tensor,
+    translate_y: Tensor,
+    degrees: Tensor,
+) -> Tensor:
+    """Shears, moves (by fractions of the width and height) or turns images; black comes in.
 
     Each pixel is the one nearest to where it comes from.
     """
@@ -120,7 +128,7 @@ def warp(images, shear_x, shear_y, translate_x, translate_y, degrees):
     return tf.where(inside[..., None], tf.reshape(moved, tf.shape(images)), 0.0)
 
 
-def autocontrast(images):
+def autocontrast(images: Tensor) -> Tensor:
     """Stretches each channel to 0..255."""
     low = tf.reduce_min(images, (-3, -2), keepdims=True)
     high = tf.reduce_max(images, (-3, -2), keepdims=True)
@@ -128,14 +136,14 @@ def autocontrast(images):
     return tf.where(high > low, stretched, images)
 
 
-def equalize(images):
+def equalize(images: Tensor) -> Tensor:
     """Maps each channel so that its histogram is as flat as its values allow."""
     height, width = images.shape[-3:-1]
     values = tf.cast(tf.reshape(images, (-1, height * width, 3)), tf.int32)
     channel = tf.range(3 * tf.shape(values)[0])
     cells = tf.reshape(channel, (-1, 1, 3)) * 256 + values
     counts = tf.math.unsorted_segment_sum(tf.ones_like(cells), cells, 256 * tf.size(channel))
-    counts = tf.reshape(counts, (-1, 256))  # of each image and channel
+    counts = tf.reshape(counts, (-1, 256))  # a row for each image and channel
     # The highest value that occurs is left out, as PIL does, so that it becomes 255.
     last = tf.gather(
         counts, tf.argmax(tf.range(256) * tf.cast(counts > 0, tf.int32), 1), axis=1, batch_dims=1
@@ -147,7 +155,7 @@ def equalize(images):
     return tf.cast(tf.reshape(mapped, tf.shape(images)), tf.float32)
 
 
-def sharpen(images, factor):
+def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     """Moves pixels away from their smoothed values by `factor` (...); the border has none."""
     rows = images[..., :-2, :, :] + images[..., 1:-1, :, :] + images[..., 2:, :, :]
     sums = rows[..., :-2, :] + rows[..., 1:-1, :] + rows[..., 2:, :]
@@ -158,12 +166,12 @@ def sharpen(images, factor):
     return tf.clip_by_value(images + tf.pad(change, border), 0.0, 255.0)
 
 
-def cutout(images, part, x, y):
-    """Covers a square of side `part` (...) of the width, around (x, y), by grey."""
+def cutout(images: Tensor, fraction: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Covers by grey a square around (x, y); its side is a `fraction` (...) of the width."""
     height, width = images.shape[-3:-1]
 
     def covered(center, size):
-        side = (part * width)[..., None]
+        side = (fraction * width)[..., None]
         start = tf.floor(tf.maximum(center[..., None] * size - side / 2, 0.0))
         pixels = tf.range(size, dtype=tf.float32)
         return (pixels >= start) & (pixels <= start + side) & (side > 0)

@@ -1,23 +1,24 @@
-"""BMP files: those without compression become pixels, the others have a name to be refused by.
+"""BMP files: those without compression become pixels, the others are refused with a reason.
 
-TensorFlow's own decoder takes places in a palette for grey levels, and knows no fewer than 8 bits.
+TensorFlow's own decoder takes places in a palette for grey levels, and needs 8 bits or more.
 """
 
 import tensorflow as tf
 
 from amdim_tf.data.binary import cut, number, peek
+from amdim_tf.typing import Tensor
 
-# Bytes of headers: OS/2's, that of Windows, and what it grew to.
+# Bytes of headers: OS/2's, the first one of Windows, and its later ones.
 OS2, SIZES = 12, (12, 40, 52, 56, 64, 108, 124)
-# Of a pixel: up to 8 are a place in a palette, and 24 and 32 are blue, green, red.
+# Bits of a pixel: up to 8 are a place in a palette, and 24 and 32 are blue, green, red.
 BITS = (1, 4, 8, 24, 32)
 PLAIN, BIT_FIELDS = 0, 3
-# The bit fields of 32 bits that are blue, green, red as well.
+# The bit fields by which 32 bits are blue, green, red as well.
 USUAL_FIELDS = list(bytes.fromhex("0000ff00 00ff0000 ff000000"))
 
 
-def promised(contents):
-    """The pixels of a BMP by its header, int64, and what is not read of it, "" if nothing."""
+def promised(contents: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of pixels in a BMP's header, int64, and why it is not read, "" if it is."""
     size, width, height, bits, compression, start = _header(contents)
     usual = tf.reduce_all(peek(contents, 54, len(USUAL_FIELDS)) == USUAL_FIELDS) & (bits == 32)
     refusal = tf.case(
@@ -33,7 +34,7 @@ def promised(contents):
     return tf.maximum(width, 0) * tf.abs(height), refusal
 
 
-def decode(contents):
+def decode(contents: Tensor) -> Tensor:
     """The pixels (H,W,3) uint8 of a BMP without a refusal.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Colour operations on batches of images, as PIL has them but for its rounding (3.4).
+"""Colour operations on batches of images, as PIL has them except for its rounding (3.4).
 
 XLA makes one pass over the pixels of each, threefold faster even on a CPU. They are compiled one by
 one, since XLA would compute the first of a chain again for each use of the last.
@@ -7,20 +7,21 @@ one, since XLA would compute the first of a chain again for each use of the last
 import tensorflow as tf
 
 from amdim_tf.distribution import compiled
+from amdim_tf.typing import Tensor
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 
-def jitter(images, factors, shift, order, before):
-    """Brightness, contrast and saturation in the order of `order`, hue after `before` of them.
+def jitter(images: Tensor, factors: Tensor, shift: Tensor, order: Tensor, before: Tensor) -> Tensor:
+    """Brightness, contrast and saturation as `order` says, hue after `before` of them.
 
     A random order of four is a random order of three with the fourth put in at a random place, so
     the costly hue is computed once: what comes after it has factor 1 before it, and vice versa.
 
     Args:
         images: (...,H,W,3).
-        factors: (3,...), of `adjust`.
-        shift: (...), of `shift_hue`.
+        factors: (3,...), for `adjust`.
+        shift: (...), for `shift_hue`.
         order: (3,...), a draw for each operation; they are applied by ascending draw.
         before: (...), 0 to 3.
     """
@@ -37,7 +38,7 @@ def jitter(images, factors, shift, order, before):
     return images
 
 
-def adjust(images, operation, factor):
+def adjust(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
     """Scales brightness, contrast or saturation of `images` (...,H,W,3) by `factor` (...).
 
     `operation` (...) int says which: the pixels move away from black, from the image's mean grey,
@@ -49,7 +50,7 @@ def adjust(images, operation, factor):
 
 
 @compiled
-def move_away(images, operation, factor, mean):
+def move_away(images: Tensor, operation: Tensor, factor: Tensor, mean: Tensor) -> Tensor:
     """`adjust`, given the mean grey (...,1,1,3)."""
     gray = grayscale(images)
     origin = tf.where(pixelwise(operation == CONTRAST), mean, gray)
@@ -57,7 +58,7 @@ def move_away(images, operation, factor, mean):
     return tf.clip_by_value(origin + pixelwise(factor) * (images - origin), 0.0, 255.0)
 
 
-def grayscale(images):
+def grayscale(images: Tensor) -> Tensor:
     """Luma (ITU-R 601) of `images` (...,3) in all three channels."""
     r, g, b = tf.unstack(images, axis=-1)
     luma = 0.299 * r + 0.587 * g + 0.114 * b
@@ -65,7 +66,7 @@ def grayscale(images):
 
 
 @compiled
-def shift_hue(images, shift):
+def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turns the hue of `images` (...,H,W,3) by `shift` (...), a fraction of the colour circle.
 
     PIL keeps hue and saturation in 8 bits, whose steps are visible; they are kept here too.
@@ -88,20 +89,20 @@ def shift_hue(images, shift):
     return value[..., None] * (1 - saturation[..., None] * short)
 
 
-def pixelwise(x):
+def pixelwise(x: Tensor) -> Tensor:
     """`x` (...) as (...,1,1,1), to meet images (...,H,W,3)."""
     return x[..., None, None, None]
 
 
 @compiled
-def select(chosen, images, others):
-    """`images` (...,H,W,3) where `chosen` (...), else `others`."""
+def select(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """The `images` (...,H,W,3) where `chosen` (...), else `others`."""
     return tf.where(pixelwise(chosen), images, others)
 
 
 @compiled
-def desaturate(chosen, images):
-    """`images` (...,H,W,3), without colour where `chosen` (...)."""
+def desaturate(chosen: Tensor, images: Tensor) -> Tensor:
+    """The `images` (...,H,W,3), without colour where `chosen` (...)."""
     return tf.where(pixelwise(chosen), grayscale(images), images)
 
 

@@ -1,7 +1,7 @@
-"""A data set as training and measuring meet it: splits of records, and how one becomes an image."""
+"""A data set for training and measuring: splits of records, and how one becomes an image."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -9,6 +9,7 @@ from amdim_tf.data.decoding import plausible, reason
 from amdim_tf.data.exif import orientation
 from amdim_tf.data.failures import Failures, fingerprint
 from amdim_tf.data.splits import Split
+from amdim_tf.typing import Tensor
 
 # The label of images without class.
 UNLABELLED = -1
@@ -18,12 +19,19 @@ UNLABELLED = -1
 class Data:
     """A data set.
 
-    Records are small, so that shuffling and skipping them costs little: the bytes of a file or its
-    name, which `read` makes bytes. `decode` makes a record an image (H,W,3) uint8, of the same
-    `image_shape` (H,W) for all, or of any, (None, None). The label of images without class is -1;
-    without classes `probe` and `test` are None. `note` says what was done to the images so that
-    they fit, if anything. Images that turn out to be bad are known to `failures`, by the `name` of
-    the bytes of their record.
+    Records are small, so that shuffling and skipping them costs little: a record is the bytes of a
+    file, or its name. The label of images without class is -1.
+
+    Args:
+        train: images to train the encoder on.
+        probe, test: images to train classifiers on and to score by; None without classes.
+        class_names: the names of the classes.
+        decode: maps a record to an image (H,W,3) uint8.
+        image_shape: (H,W) of all images; (None, None) if it differs.
+        note: what was done to the images so that they fit, if anything.
+        read: maps a record to the bytes of its file.
+        name: maps the bytes of a record to the name by which `failures` knows it.
+        failures: the images that turn out to be bad.
     """
 
     train: Split
@@ -33,11 +41,11 @@ class Data:
     decode: Callable
     image_shape: tuple
     note: str = ""
-    read: Callable = tf.identity
+    read: Callable = dataclasses.field(default_factory=lambda: tf.identity)
     name: Callable = fingerprint
     failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
 
-    def record(self):
+    def record(self) -> dict:
         """What a run is trained on, as JSON has it: classes, and numbers and digests of images."""
         splits = {name: getattr(self, name) for name in ("train", "probe", "test")}
         return {"classes": list(self.class_names)} | {
@@ -45,8 +53,8 @@ class Data:
             for name, split in splits.items()
         }
 
-    def lose(self, records):
-        """Tells `failures` of bad images, by an array of their records (N,)."""
+    def lose(self, records: Sequence[bytes]) -> None:
+        """Adds the bad images of `records`, an array (N,), to `failures`."""
         for record in records:
             name = self.name(record)
             if name not in self.failures:
@@ -59,12 +67,12 @@ class Data:
             return "it cannot be read"
         return reason(contents) or "another shape than the others', or no valid label"
 
-    def decode_window(self, record, boxes_of):
-        """The part of an image that its crops cover; of a JPEG, if upright, no more is decoded.
+    def decode_window(self, record: Tensor, boxes_of: Callable) -> tuple[Tensor, Tensor]:
+        """The window of an image that its crops cover; of an upright JPEG, only that is decoded.
 
         Args:
-            record: of the image.
-            boxes_of: of its height and width, to the window and the crops, as `views.crop_boxes`.
+            record: that of the image.
+            boxes_of: maps height and width to the window and the crops, as `views.crop_boxes`.
 
         Returns:
             The window (h,w,3) uint8, and the crops in it (2,4) int32.

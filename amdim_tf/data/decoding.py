@@ -9,10 +9,11 @@ import tensorflow as tf
 from amdim_tf.data import bmp, headers
 from amdim_tf.data.binary import of_file, peek
 from amdim_tf.data.exif import orientation, upright
+from amdim_tf.typing import Tensor
 
-# Of an image: a small file may promise one that no memory holds.
+# The largest image: a small file may promise one that no memory holds.
 MAX_PIXELS = 2**25
-# Kinds of files, and the bytes at a place by which each is known. `READ` are the first of them.
+# Kinds of files, and the bytes at a place by which each is known. The first of them are in `READ`.
 KINDS = (
     ("a JPEG", 0, b"\xff\xd8\xff"),
     ("a PNG", 0, b"\x89PNG\r\n\x1a\n"),
@@ -41,8 +42,8 @@ DARK = 2**12
 DARK_PNG = "a PNG of 16 bits that uses 12 of them or fewer: convert it to 8 bits"
 
 
-def decode(contents):
-    """An image file, a string scalar, to pixels (H,W,3) uint8; the first frame of a GIF.
+def decode(contents: Tensor) -> Tensor:
+    """The pixels (H,W,3) uint8 of an image file, a string scalar; those of a GIF's first frame.
 
     Raises:
         tf.errors.InvalidArgumentError: it is not `plausible`, or broken.
@@ -54,19 +55,19 @@ def decode(contents):
     return upright(image, orientation(contents))
 
 
-def plausible(contents):
+def plausible(contents: Tensor) -> Tensor:
     """The `contents` of a file, unless its header has a `fault`.
 
     Raises:
         tf.errors.InvalidArgumentError: it has one, which the message names.
     """
     found = fault(contents)
-    valid = f"a whole JPEG, PNG, GIF, BMP or WebP of 1 to {MAX_PIXELS} pixels"
+    valid = f"a complete JPEG, PNG, GIF, BMP or WebP of 1 to {MAX_PIXELS} pixels"
     return checked(contents, found == "", f"An image must be {valid}. Received", found)
 
 
 @of_file
-def fault(contents):
+def fault(contents: Tensor) -> Tensor:
     """Why a file is not decoded, by its header: a few words, string; "" if it may be."""
     kind = _kind(contents)
 
@@ -84,7 +85,7 @@ def fault(contents):
     return tf.where((refusal != "") | allowed(pixels), refusal, size)
 
 
-def reason(contents):
+def reason(contents: bytes) -> str:
     """Why the `contents` of a file, bytes, are not decoded, in a few words; "" if they are."""
     contents = tf.constant(contents)
     try:
@@ -97,15 +98,16 @@ def reason(contents):
         return DARK_PNG if DARK_PNG in error.message else f"{name} that is broken or truncated"
 
 
-def allowed(pixels):
-    """Whether an image may have so many `pixels`."""
+def allowed(pixels: Tensor) -> Tensor:
+    """Whether an image may have that many `pixels`."""
     return (pixels > 0) & (pixels <= MAX_PIXELS)
 
 
-def checked(value, valid, *message):
-    """The tensor `value`; unless it is `valid`, `tf.errors.InvalidArgumentError` of `message`.
+def checked(value: Tensor, valid: Tensor, *message: Tensor) -> Tensor:
+    """The tensor `value`, if it is `valid`; what is computed from it waits for the check.
 
-    What is computed from it waits for the check.
+    Raises:
+        tf.errors.InvalidArgumentError: it is not, as the `message` says.
     """
     with tf.control_dependencies([tf.debugging.Assert(valid, message)]):
         return tf.identity(value)
@@ -121,7 +123,7 @@ def _kind(contents):
 
 @of_file
 def _pixels(contents):
-    """Of a file without a `fault`: (H,W,3) uint8; none of a PNG of 16 bits that is too dark."""
+    """The pixels (H,W,3) uint8 of a file without `fault`; none if a PNG of 16 bits is too dark."""
     readers = [lambda read=read: read(contents) for _, read in READ]
     return tf.ensure_shape(tf.switch_case(_kind(contents), readers), (None, None, 3))
 
@@ -143,7 +145,7 @@ def _any(contents):
     return tf.io.decode_image(contents, 3, expand_animations=False)
 
 
-# By their places in `KINDS`: what the header promises, and the pixels.
+# In the order of `KINDS`: what reads the header, and what reads the pixels.
 READ = (
     (headers.jpeg, _any),
     (headers.png, _png),

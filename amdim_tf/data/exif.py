@@ -3,19 +3,20 @@
 import tensorflow as tf
 
 from amdim_tf.data.binary import cut, number, of_file, peek
+from amdim_tf.typing import Tensor
 
 ORIENTATION, SHORT = 0x0112, 3
 BYTE_ORDERS = [list(b"II*\0"), list(b"MM\0*")]
-# A segment's marker, its length, and the name that tells Exif's from others.
+# A segment starts with its marker, its length, and here the name that Exif's segment has.
 NAME = b"Exif\0\0"
 START = 4 + len(NAME)
-# Of up to 64 KiB, that may stand before Exif's.
+# Segments, of up to 64 KiB each, that may stand before Exif's.
 SEGMENTS = 64
 
 
 @of_file
-def orientation(contents):
-    """The orientation of a file, 1 to 8, int64; 1 of all but a JPEG with valid Exif data."""
+def orientation(contents: Tensor) -> Tensor:
+    """The orientation of a file, 1 to 8, int64; 1 unless it is a JPEG with valid Exif data."""
     # Most files are known at once to have none: a table follows on JFIF's segment of 16 bytes.
     start = tf.gather(peek(contents, 2, 20), (0, 1, 2, 3, 18, 19))
     plain = tf.reduce_all(start == [0xFF, 0xE0, 0, 16, 0xFF, 0xDB])
@@ -68,7 +69,7 @@ def _in_tiff(contents, start, end):
     return tf.reduce_max(tf.concat([[1], value[valid]], 0))
 
 
-def upright(pixels, orientation):
+def upright(pixels: Tensor, orientation: Tensor) -> Tensor:
     """An image (H,W,3) as it was seen; its sides are swapped if `orientation` is 5 to 8."""
 
     def turned():

@@ -1,10 +1,10 @@
 """Folders of images: one walk for all commands, by the same rules.
 
-- An image is a file of one of `EXTENSIONS`, in upper or lower case.
+- An image is a file with one of `EXTENSIONS`, in upper or lower case.
 - Hidden files and folders, whose names begin with a dot, are passed over, and so are the folders
   that systems keep for themselves (`SYSTEM`).
 - Links are followed. A folder that links lead to a second time is passed over, so a loop ends.
-- Order is that of the names, folder by folder, whatever the file system's own.
+- The order is that of the names, folder by folder, whatever order the file system has.
 
 What is passed over is counted, by reason.
 """
@@ -24,7 +24,7 @@ SYSTEM |= {"lost+found"}
 
 
 class PassedOver(collections.Counter):
-    """How many files and folders were passed over, by reason; as text, one phrase for people."""
+    """How many files and folders were passed over, by reason; as text, a phrase."""
 
     def __str__(self):
         found = [f"{count} {reason}" for reason, count in sorted((+self).items())]
@@ -36,7 +36,7 @@ def walk(folder: str, passed_over: PassedOver) -> Iterator[str]:
 
     Args:
         folder: a path, of this machine or any file system that TensorFlow knows.
-        passed_over: counts what is no image.
+        passed_over: counts what is not an image.
 
     Example:
     >>> images = list(walk("train/cat", PassedOver()))
@@ -78,7 +78,7 @@ def _skipped(name):
 
 
 def _why(name):
-    """Why the file `name` is no image; empty if it is one by its name."""
+    """Why the file `name` is not an image; empty if it is one by its name."""
     extension = os.path.splitext(name)[1].lower()
     if extension in EXTENSIONS:
         return ""

@@ -1,29 +1,30 @@
-"""What the header of an image file promises: its pixels, int64, and what of it is not read.
+"""What the header of an image file promises: the number of pixels, and whether it can be read.
 
-Each function returns both of a file of its kind; a file that is read has the refusal "". For BMP
-see `bmp`.
+Each function returns, for a file of its kind, the number of pixels, int64, and why the file is not
+read, "" if it is. For BMP see `bmp`.
 """
 
 import tensorflow as tf
 
 from amdim_tf.data.binary import number, peek
+from amdim_tf.typing import Tensor
 
-# Of up to 255 bytes, that may stand before the first frame of a GIF.
+# Blocks, of up to 255 bytes each, that may stand before the first frame of a GIF.
 GIF_BLOCKS = 10_000
 
 
-def jpeg(contents):
+def jpeg(contents: Tensor) -> tuple[Tensor, Tensor]:
     sides = tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64)
     return tf.reduce_prod(sides), ""
 
 
-def png(contents):
+def png(contents: Tensor) -> tuple[Tensor, Tensor]:
     sides = tf.reshape(peek(contents, 16, 8), (2, 4))
     return tf.reduce_prod(number(sides, big_endian=True)), ""
 
 
-def gif(contents):
-    """Those of the first frame; TensorFlow cuts one that is not as large as the screen."""
+def gif(contents: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts the first frame; TensorFlow cuts a frame that is not as large as the screen."""
     screen = peek(contents, 6, 5)
     palette = tf.where(screen[4] >= 128, 3 * 2 ** (screen[4] % 8 + 1), 0)
 
@@ -46,7 +47,7 @@ def gif(contents):
     return tf.reduce_prod(sides), refusal
 
 
-def webp(contents):
+def webp(contents: Tensor) -> tuple[Tensor, Tensor]:
     kind = tf.strings.substr(contents, 12, 4)
     head = peek(contents, 20, 10)
     lossless = number(head[1:5])

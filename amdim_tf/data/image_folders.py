@@ -13,36 +13,38 @@ from amdim_tf.data.folders import EXTENSIONS, PassedOver, images_in, subfolders,
 from amdim_tf.data.splits import in_memory
 from amdim_tf.errors import InputError
 from amdim_tf.files import printable
+from amdim_tf.typing import Config
 
 
-def from_folder(config, folder):
-    """Images in `folder`/<split>/<class>/, or without classes all in `folder`/<train split>/.
+def from_folder(config: Config, folder: str | None) -> Data:
+    """The images in `folder`/<split>/<class>/; without classes, all in `folder`/<train split>/.
 
     Raises:
         InputError: a folder without images, or classes that differ between the splits.
     """
-    train, test = (f"{folder}/{name}" for name in (config.train_split, config.test_split))
-    if folder is None or not tf.io.gfile.isdir(train):
+    folders = [f"{folder}/{name}" for name in (config.train_split, config.test_split)]
+    if folder is None or not tf.io.gfile.isdir(folders[0]):
         raise InputError(
             f"data_dir must name a folder with {config.train_split}/<class>/ and "
             f"{config.test_split}/<class>/, or with images in {config.train_split}/. "
             f"Received: data_dir={folder}"
         )
-    classes = [] if config.labels == "none" else subfolders(train)
-    of_test = subfolders(test) if classes and tf.io.gfile.isdir(test) else []
-    if classes != of_test:
-        different = sorted(set(classes) ^ set(of_test))
+    classes = [] if config.labels == "none" else subfolders(folders[0])
+    test_classes = subfolders(folders[1]) if classes and tf.io.gfile.isdir(folders[1]) else []
+    if classes != test_classes:
+        different = sorted(set(classes) ^ set(test_classes))
         raise InputError(
-            f"{train} and {test} must hold the same classes; --config.labels=none trains on images "
-            f"in any subfolders without classes. Received: {len(classes)} and {len(of_test)}; only "
-            f"one of the folders has {', '.join(map(printable, different[:5]))}"
+            f"{' and '.join(folders)} must hold the same classes; --config.labels=none trains on "
+            f"images in any subfolders without classes. Received: {len(classes)} and "
+            f"{len(test_classes)}; only one of the folders has "
+            f"{', '.join(map(printable, different[:5]))}"
         )
     passed_over = PassedOver()
     if classes:
         labels = {name: label for label, name in enumerate(classes)}
-        train, test = (_files(split, labels, passed_over) for split in (train, test))
+        train, test = (_files(split, labels, passed_over) for split in folders)
     else:
-        train, test = _files(train, {"": UNLABELLED}, passed_over), None
+        train, test = _files(folders[0], {"": UNLABELLED}, passed_over), None
     return Data(
         train,
         train if classes else None,
@@ -59,7 +61,7 @@ def from_folder(config, folder):
 
 def _files(folder, labels, passed_over):
     """The images in the subfolders of `folder` that `labels` names, in a fixed random order."""
-    names, of_names = [], []
+    names, numbers = [], []
     for name, label in labels.items():
         passed = PassedOver()
         found = [f"{name}/{path}".lstrip("/") for path in walk(f"{folder}/{name}", passed)]
@@ -70,12 +72,12 @@ def _files(folder, labels, passed_over):
                 f"{printable(f'{folder}/{name}')}, which holds none ({passed or 'it is empty'})"
             )
         names += found
-        of_names += [label] * len(found)
+        numbers += [label] * len(found)
     if "" not in labels:
         passed_over["images outside of the folders of the classes"] += len(images_in(folder))
-    # By class, as they are on disk, no shuffle buffer would mix them.
+    # No shuffle buffer would mix them if they came by class, as they are on disk.
     order = np.random.default_rng(0).permutation(len(names))
-    names, of_names = [names[i] for i in order], np.array(of_names, "int64")[order]
+    names, numbers = [names[i] for i in order], np.array(numbers, "int64")[order]
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
-    digest.update(of_names.tobytes())
-    return in_memory([os.fsencode(f"{folder}/{name}") for name in names], of_names, digest)
+    digest.update(numbers.tobytes())
+    return in_memory([os.fsencode(f"{folder}/{name}") for name in names], numbers, digest)

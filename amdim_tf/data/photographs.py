@@ -25,7 +25,9 @@ PHOTOGRAPHS = (
 FLAT = 4
 
 
-def photo_patches(size=32, train_count=300, test_count=60, seed=0):
+def photo_patches(
+    size: int = 32, train_count: int = 300, test_count: int = 60, seed: int = 0
+) -> Data:
     """Patches of the 14 photographs that scikit-image ships, class = photograph.
 
     Training patches come from the left 70 % of each photograph and test patches from the right
@@ -33,17 +35,18 @@ def photo_patches(size=32, train_count=300, test_count=60, seed=0):
 
     Args:
         size: side of a patch in pixels.
-        train_count, test_count: patches of a class, at most.
+        train_count, test_count: the most patches of a class.
     """
     train, test = (in_memory(*each) for each in _patches(size, train_count, test_count, seed))
     return Data(train, train, test, PHOTOGRAPHS, lambda image: image, (size, size))
 
 
-def photo_pairs(size=32, train_count=300, test_count=60, seed=0):
-    """The patches of `photo_patches`, the right half of each from one of another photograph.
+def photo_pairs(
+    size: int = 32, train_count: int = 300, test_count: int = 60, seed: int = 0
+) -> Data:
+    """The patches of `photo_patches`, each with the right half of a patch of another photograph.
 
-    The class is still that of the left half. What tells the halves apart is what mixture features
-    may find.
+    The class is still that of the left half. Mixture features may find what tells the halves apart.
     """
     generator, splits = np.random.default_rng(seed), []
     for images, labels in _patches(size, train_count, test_count, seed):

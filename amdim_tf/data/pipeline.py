@@ -1,20 +1,23 @@
-"""Batches: images of a data set become views to train on, or test images to measure on."""
+"""Batches: images of a data set become views to train on, or test images to measure by."""
 
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from amdim_tf.data import views
-from amdim_tf.data.data import UNLABELLED
+from amdim_tf.data.data import UNLABELLED, Data
+from amdim_tf.data.splits import Split
 from amdim_tf.distribution import Worker, compiled
 from amdim_tf.errors import InputError
+from amdim_tf.typing import Config, Tensor
 
 TEST_BATCH = 256
 AUTOTUNE = tf.data.AUTOTUNE
 
 
-def steps_per_epoch(data, config):
-    """Whole batches in an epoch; the remainder waits for the next, differently shuffled one.
+def steps_per_epoch(data: Data, config: Config) -> int:
+    """Full batches in an epoch; the remainder waits for the next, differently shuffled one.
 
     Raises:
         InputError: a batch larger than the data set.
@@ -27,12 +30,12 @@ def steps_per_epoch(data, config):
     return data.train.size // config.batch_size
 
 
-def views_of(data, config):
-    """The function of a batch's images and draws that makes its views (x1, x2).
+def views_of(data: Data, config: Config) -> Callable:
+    """The function that makes views (x1, x2) from the images and the draws of a batch.
 
     Each view is (B,S,S,3) float32, normalised. Images are uint8 (B,H,W,3); those of different
-    shapes are cut to views (B,2,S,S,3) before they form a batch, and lack only colour. Draws are
-    `views.draw`'s, but batch first: (B,42,2).
+    shapes are cut to views (B,2,S,S,3) before they form a batch, and only their colours change
+    here. Draws are those of `views.draw`, but batch first: (B,42,2).
     """
     policy = views.Policy(**config.views)
     reframe = compiled(
@@ -54,26 +57,33 @@ def views_of(data, config):
     return to_views
 
 
-def train_batches(data, config, first_step, last_step, to_views=None, worker=None):
+def train_batches(
+    data: Data,
+    config: Config,
+    first_step: int,
+    last_step: int,
+    to_views: Callable | None = None,
+    worker: Worker | None = None,
+) -> tf.data.Dataset:
     """Batches `((x1, x2), labels)` of the steps `first_step` to `last_step` - 1.
 
     Views (B,S,S,3) float32, normalised; labels (B,) int64. What a step sees is a function of the
-    seed and the step, wherever training started: epochs are shuffled by (seed, epoch), and views
-    drawn by (seed, step).
+    seed and the step, wherever training started: (seed, epoch) shuffles an epoch, and (seed, step)
+    draws the views.
 
     Args:
         data: a `Data`.
         config: a config.
-        first_step, last_step: ints.
+        first_step, last_step: the first step, and the one after the last.
         to_views: makes the views, by default `views_of(data, config)`. Another function, such as
             one that leaves images and draws as they are, leaves that to the training step.
-        worker: a `distribution.Worker` among several. It gets its part of each batch, and that in
-            one part for each of its replicas.
+        worker: a `distribution.Worker` among several. It gets its share of each batch, in a chunk
+            for each of its replicas.
     """
     worker = worker or Worker()
-    # Images of a batch for this process, and parts in which they come.
-    mine = config.batch_size * worker.local // worker.replicas
-    part = mine if worker.alone else mine // worker.local
+    # Images of a batch for this worker, and of a chunk.
+    share = config.batch_size * worker.local // worker.replicas
+    chunk = share if worker.alone else share // worker.local
     epoch_steps = steps_per_epoch(data, config)
     policy = views.Policy(**config.views)
     size, batch = config.image_size, config.batch_size
@@ -100,11 +110,11 @@ def train_batches(data, config, first_step, last_step, to_views=None, worker=Non
     def decode_batch(indices, example):
         def fill(places, images):
             # The place of a bad image is taken by the next good one, without its label.
-            wanted = tf.range(part, dtype=tf.int64)
+            wanted = tf.range(chunk, dtype=tf.int64)
             found = tf.searchsorted(places, wanted)
             labels = tf.where(tf.gather(places, found) == wanted, example[1], UNLABELLED)
             images = tf.gather(images, found % tf.maximum(tf.size(places) - 1, 1))
-            return indices, (tf.ensure_shape(images, (part, *images.shape[1:])), labels)
+            return indices, (tf.ensure_shape(images, (chunk, *images.shape[1:])), labels)
 
         return attempt(data, decode, indices, *example).map(fill)
 
@@ -112,7 +122,7 @@ def train_batches(data, config, first_step, last_step, to_views=None, worker=Non
         images, labels = example
         step, place = indices[0] // batch, indices[0] % batch
         draws = tf.transpose(views.draw((config.seed, step), batch), (2, 0, 1))
-        draws = tf.slice(draws, [place, 0, 0], tf.constant([part, *draws.shape[1:]], tf.int64))
+        draws = tf.slice(draws, [place, 0, 0], tf.constant([chunk, *draws.shape[1:]], tf.int64))
         return to_views(images, draws), labels
 
     first_epoch, last_epoch = first_step // epoch_steps, -(-last_step // epoch_steps)
@@ -123,19 +133,26 @@ def train_batches(data, config, first_step, last_step, to_views=None, worker=Non
         .enumerate(first_step * batch)
     )
     if not worker.alone:
-        examples = examples.filter(lambda index, _: index % batch // mine == worker.index)
-    batches = examples.batch(part, drop_remainder=True)
+        examples = examples.filter(lambda index, _: index % batch // share == worker.index)
+    batches = examples.batch(chunk, drop_remainder=True)
     if batches.element_spec[1][0].dtype == tf.string:  # else they are pixels
         batches = overlapped(batches, decode_batch)
     return (
         batches.map(draw_views, num_parallel_calls=AUTOTUNE)
-        .apply(tf.data.experimental.assert_cardinality((last_step - first_step) * mine // part))
+        .apply(tf.data.experimental.assert_cardinality((last_step - first_step) * share // chunk))
         .prefetch(AUTOTUNE)
     )
 
 
-def test_batches(data, split, config, worker=None, first=0, prepare=None):
-    """All of a `split` of `data` as at test time, in its order: (places, images, labels).
+def test_batches(
+    data: Data,
+    split: Split,
+    config: Config,
+    worker: Worker | None = None,
+    first: int = 0,
+    prepare: Callable | None = None,
+) -> tf.data.Dataset:
+    """Batches (places, images, labels) of a `split` of `data` in order, prepared as at test time.
 
     Batches are all of one size B, so that nothing is traced or compiled for a smaller one, and the
     same for any number of replicas: places (B,) int64 in the split, images (B,S,S,3) float32,
@@ -148,14 +165,14 @@ def test_batches(data, split, config, worker=None, first=0, prepare=None):
         config: a config.
         worker: a `distribution.Worker` among several, by default the only one. Each of its replicas
             takes a batch at a time, and all replicas of all workers take the same number.
-        first: the batch to begin with.
-        prepare: of an image (H,W,3) uint8, to what is in `images` of it; by default the transform
-            of test time.
+        first: the number of the batch to begin with.
+        prepare: maps an image (H,W,3) uint8 to its entry in `images`; by default the transform of
+            test time.
     """
     worker, size = worker or Worker(), batch_size(split)
     numbers = range(first, -(-split.size // size))
-    mine = [i for i, _ in enumerate(numbers) if worker.owns(i)]
-    fillers = -(-len(numbers) // worker.replicas) * worker.local - len(mine)
+    own = [i for i, _ in enumerate(numbers) if worker.owns(i)]
+    fillers = -(-len(numbers) // worker.replicas) * worker.local - len(own)
 
     def normalised(image):
         image = views.center(image[None], config.image_size)[0]
@@ -195,24 +212,26 @@ def test_batches(data, split, config, worker=None, first=0, prepare=None):
     return batches.prefetch(AUTOTUNE)
 
 
-def batch_size(split):
-    """B of the `test_batches` of a `split`."""
+def batch_size(split: Split) -> int:
+    """B, the images in each of the `test_batches` of a `split`."""
     return min(TEST_BATCH, split.size)
 
 
-def attempt(data, transform, indices, records, labels):
-    """Images of those records of a batch that are not bad; the others `data.failures` is told.
+def attempt(
+    data: Data, transform: Callable, indices: Tensor, records: Tensor, labels: Tensor
+) -> tf.data.Dataset:
+    """The images of the good records of a batch; `data.failures` is told of the others.
 
     An image is bad if it cannot be read, decoded or transformed, or if its label is out of range.
 
     Args:
         data: a `Data`.
-        transform: of an index and a record, to an image.
-        indices, records, labels: of the batch, (B,...) each.
+        transform: maps an index and a record to an image.
+        indices, records, labels: those of the batch, (B,...) each.
 
     Returns:
         A dataset of one element (places (G+1,) int64, images (G+1,...)): the places of the good
-        images in the batch and what they were transformed to, and at the end, at place B, zeros.
+        records in the batch and their images, and at the end, at place B, zeros.
     """
     count = tf.size(labels, tf.int64)
     valid = tf.where((labels >= UNLABELLED) & (labels < max(len(data.class_names), 1)))[:, 0]
@@ -226,11 +245,13 @@ def attempt(data, transform, indices, records, labels):
     return transformed(transform, valid, count, indices, records).map(report)
 
 
-def transformed(transform, places, end, *columns):
+def transformed(
+    transform: Callable, places: Tensor, end: Tensor, *columns: Tensor
+) -> tf.data.Dataset:
     """What `transform` makes of the rows at `places` of `columns`, where it raises no error.
 
     Args:
-        transform: of an entry of each column, to tensors of known shapes.
+        transform: maps an entry of each column to tensors of known shapes.
         places: (P,) int64.
         end: () int64.
         columns: (B,...) each.
@@ -251,8 +272,8 @@ def transformed(transform, places, end, *columns):
     return good.ignore_errors().concatenate(last).batch(tf.size(places, tf.int64) + 1)
 
 
-def overlapped(batches, decode_batch):
-    """`decode_batch` of each batch, in order; none waits for the last image of the one before."""
+def overlapped(batches: tf.data.Dataset, decode_batch: Callable) -> tf.data.Dataset:
+    """Maps `decode_batch` over `batches`, in order; none waits for the last image of another."""
     return batches.interleave(
         decode_batch, cycle_length=2, num_parallel_calls=2, deterministic=True
     )

@@ -1,12 +1,16 @@
 """Data sets: a name becomes uint8 images with labels, for training and for testing."""
 
+import pathlib
+
 import tensorflow as tf
 
+from amdim_tf.data.data import Data
 from amdim_tf.data.image_folders import from_folder
 from amdim_tf.data.photographs import photo_pairs, photo_patches
 from amdim_tf.data.tfds_sets import from_tfds
 from amdim_tf.errors import InputError
 from amdim_tf.files import readable
+from amdim_tf.typing import Config
 
 SOURCES = {
     "tfds": from_tfds,
@@ -16,13 +20,13 @@ SOURCES = {
 }
 
 
-def load(config, data_dir=None):
+def load(config: Config, data_dir: str | pathlib.Path | None = None) -> Data:
     """The data set that `config` names, in full and in a fixed order.
 
     Args:
-        config: `dataset`, `source` and the splits count: the encoder is trained on `train_split`,
+        config: gives `dataset`, `source` and the splits: the encoder is trained on `train_split`,
             classifiers on `probe_split`, if that is another, and both are scored on `test_split`.
-        data_dir: where TFDS keeps prepared data, None for its own default; or the folder of images.
+        data_dir: the folder of images, or where TFDS keeps prepared data; None for its default.
 
     Raises:
         InputError: an unknown name or split, data that is neither prepared nor downloadable, or

@@ -1,17 +1,19 @@
-"""Splits: records of a data set in a fixed order, and the orders in which training reads them."""
+"""Splits: records of a data set in a fixed order, and the order in which training reads them."""
 
 import ctypes
 import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from amdim_tf.errors import InputError
 from amdim_tf.files import replacing
+from amdim_tf.typing import Tensor
 
 # Records that are shuffled together in memory, and the places of a larger set they come from.
 GROUP_BYTES = 2**30
@@ -33,12 +35,11 @@ class Split:
         examples: a dataset of all of them.
         size: their number.
         digest: text that differs for other records.
-        order: of a seed and a place as those of `shuffled`, how records are read that need not be
-            read from the first on.
-        start: of a place (int), the examples from there on, where that costs less than to skip.
-        sampled: of a number, a `Split` of as many records or fewer from all over this one.
-        index: of a folder or None, the `Index` of records in files.
-        choose: of places (N,) and a folder or None, the `Split` of the records there.
+        order: does what `shuffled` does, for records that can be read from any place.
+        start: gives the examples from a place (int) on, if that costs less than to skip.
+        sampled: gives a `Split` of at most a number of records from all over this one.
+        index: gives the `Index` of records in files, kept in a folder if it is not None.
+        choose: gives the `Split` of the records at places (N,); takes a folder as `index` does.
     """
 
     examples: tf.data.Dataset
@@ -50,10 +51,10 @@ class Split:
     index: Callable | None = None
     choose: Callable | None = None
 
-    def shuffled(self, seed, first):
+    def shuffled(self, seed: Tensor, first: Tensor) -> tf.data.Dataset:
         """The examples from the place `first` on in the order that `seed` draws, once each.
 
-        To be called in a function that `tf.data` maps.
+        It must be called in a function that `tf.data` maps.
 
         Args:
             seed: (2,) int64, such as (seed, epoch).
@@ -67,31 +68,31 @@ class Split:
         window = min(SHUFFLE_WINDOW, self.size)
         return self.examples.shuffle(window, seed, reshuffle_each_iteration=False).skip(first)
 
-    def examples_from(self, first):
-        """The examples from the place `first`, an int, on."""
+    def examples_from(self, first: int) -> tf.data.Dataset:
+        """The examples from the place `first` on."""
         return self.start(first) if self.start else self.examples.skip(first)
 
-    def sample(self, count):
-        """At most `count` of the records: the first, or of each file the first few."""
+    def sample(self, count: int) -> "Split":
+        """At most `count` of the records: the first, or the first few of each file."""
         if count >= self.size:
             return self
         if self.sampled:
             return self.sampled(count)
         return Split(self.examples.take(count), count, f"the first {count} of {self.digest}")
 
-    def labels(self, folder=None):
+    def labels(self, folder: str | pathlib.Path | None = None) -> np.ndarray:
         """All labels (size,) int64, without decoding an image.
 
         Args:
-            folder: where those of a set in files are kept, which takes a while to read.
+            folder: where the labels of a set in files are kept, since to read them takes a while.
         """
         if self.index:
             return self.index(folder).labels
         labels = self.examples.map(lambda _, label: label).batch(4096)
         return np.concatenate(list(labels.as_numpy_iterator()))
 
-    def subset(self, places, folder=None):
-        """The records at `places` (N,), which are in order; `folder` as that of `labels`."""
+    def subset(self, places: np.ndarray, folder: str | pathlib.Path | None = None) -> "Split":
+        """The records at `places` (N,), which are in order; for `folder` see `labels`."""
         if self.choose:
             return self.choose(places, folder)
         wanted = np.zeros(self.size, bool)
@@ -104,7 +105,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """Of each record of a split, in order: label, place in the list of files, bytes before it."""
+    """Label, place in the list of files, bytes before, and length of each record, in order."""
 
     labels: np.ndarray
     files: np.ndarray
@@ -112,10 +113,10 @@ class Index:
     lengths: np.ndarray
 
 
-def in_memory(records, labels, digest=None):
+def in_memory(records: Tensor, labels: Tensor, digest: Any = None) -> Split:
     """The `Split` of `records` (N,...) and `labels` (N,), arrays or lists.
 
-    Its digest is by default that of all records and labels; another one is one of `hashlib`'s.
+    Its `digest` is one of `hashlib`'s, by default that of all records and labels.
     """
     with tf.device("CPU"):
         examples = tf.constant(records), tf.constant(labels, tf.int64)
@@ -129,8 +130,8 @@ def in_memory(records, labels, digest=None):
     if not digest:
         digest = hashlib.sha256(examples[1].numpy().tobytes())
         for start in range(0, len(labels), 2**16):
-            part = examples[0][start : start + 2**16].numpy()
-            digest.update(b"\0".join(part.ravel()) if part.dtype == object else part.tobytes())
+            chunk = examples[0][start : start + 2**16].numpy()
+            digest.update(b"\0".join(chunk.ravel()) if chunk.dtype == object else chunk.tobytes())
     return Split(
         tf.data.Dataset.from_tensor_slices(examples),
         len(labels),
@@ -140,21 +141,23 @@ def in_memory(records, labels, digest=None):
     )
 
 
-def in_files(instructions, parse):
+def in_files(instructions: Sequence[tuple], parse: Callable) -> Split:
     """The `Split` of records in TFRecord files.
 
     Its order for training is one of blocks of consecutive records. The blocks are read group by
-    group, and a group is shuffled as a whole: to start anywhere is to read one group. A set that
-    fits into one group is thus shuffled as a whole; of a larger one, one group is in memory while
-    the next is read. With what the allocator keeps, that takes up to three times `GROUP_BYTES`.
+    group, and the records of a group are shuffled together: to start anywhere is to read one group.
+    A set that fits into one group is thus shuffled completely; of a larger set, one group is in
+    memory while the next is read. With what the allocator keeps, that takes up to three times
+    `GROUP_BYTES`.
 
     Args:
         instructions: [(file, skip, take, size)]: the `take` records of each file from `skip` on,
             and about how many bytes they have.
-        parse: of a serialised record () string, to the example (record, label).
+        parse: maps a serialised record () string to the example (record, label).
     """
     paths, skips, takes, sizes = (np.array(column) for column in zip(*instructions, strict=True))
-    ends, size, indexed = np.cumsum(takes), int(takes.sum()), []
+    ends, size = np.cumsum(takes), int(takes.sum())
+    indexed: list[Index] = []
     names = [os.path.basename(path) for path in paths]
     described = [names, skips.tolist(), takes.tolist(), sizes.tolist()]
     digest = hashlib.sha256(repr(described).encode()).hexdigest()
@@ -263,7 +266,7 @@ def _kept_index(path, paths, skips, takes):
 
 
 def _read_index(paths, skips, takes):
-    """The `Index` of the records, of which each file is read once, several at a time."""
+    """The `Index` of the records; each file is read once, several of them at a time."""
 
     def of_file(path, skip, take):
         def summary(records):
@@ -289,16 +292,16 @@ def _read_index(paths, skips, takes):
     if found != takes.sum():
         raise InputError(
             f"The files of a split must hold the {takes.sum()} records that their description "
-            f"promises. Received: {found} in {paths[0]} and those with it"
+            f"promises. Received: {found} in {paths[0]} and the other files"
         )
-    return Index(**{name: np.concatenate(parts) for name, parts in columns.items()})
+    return Index(**{name: np.concatenate(chunks) for name, chunks in columns.items()})
 
 
 def _chosen(index, places, paths, parse):
     """The `Split` of the records at `places` of those that `index` knows.
 
-    They are kept in memory, or if they are too large read from their places in the files; their
-    order is the same.
+    They are kept in memory, or read from their places in the files if they are too large, in the
+    same order.
     """
     columns = paths[index.files[places]], index.offsets[places], index.lengths[places]
 
@@ -322,12 +325,12 @@ def _chosen(index, places, paths, parse):
     return Split(examples, len(places), digest.hexdigest(), order)
 
 
-def fold(seed, number):
-    """Another seed (2,) for each `number`; those of the views are left alone."""
+def fold(seed: Tensor, number: Tensor) -> Tensor:
+    """A seed (2,) for each `number`, other than the `seed` (2,), which draws the views."""
     return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), number)
 
 
-def permutation(count, seed):
+def permutation(count: Tensor, seed: Tensor) -> Tensor:
     """The numbers 0 to `count` - 1 in the order that `seed` (2,) draws."""
     places = tf.range(tf.cast(count, tf.int64))
     return tf.random.experimental.stateless_shuffle(places, seed, "philox")

@@ -10,8 +10,9 @@ from amdim_tf.data.decoding import decode
 from amdim_tf.data.failures import Failures
 from amdim_tf.data.splits import LABEL, Split, in_files
 from amdim_tf.errors import InputError, one_line
+from amdim_tf.typing import Config
 
-# Of a record.
+# Features of a record.
 IMAGE = {"image": tf.io.FixedLenFeature((), tf.string)}
 PARSED = IMAGE | LABEL
 # What reads records from any place of a split, by the kind of its files.
@@ -23,8 +24,8 @@ READERS = {
 SMALL_BYTES = 2**28
 
 
-def from_tfds(config, data_dir):
-    """An image set of TFDS, prepared if need be; see `load`.
+def from_tfds(config: Config, data_dir: str | None) -> Data:
+    """An image set of TFDS, prepared if need be; see `sources.load`.
 
     Without a `label` of classes, it is for the encoder alone.
     """
@@ -36,7 +37,7 @@ def from_tfds(config, data_dir):
             f"dataset must be one of {', '.join(known_configs())} or an image-classification set "
             f"of TFDS; the nearest names are {near}. Received: dataset={config.dataset!r}"
         ) from error
-    # What TFDS makes of a wrong config or version, it does not document.
+    # TFDS does not document what it raises for a wrong config or version.
     except Exception as error:  # noqa: BLE001
         raise InputError(
             "dataset must be NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION of a set, a "
@@ -58,7 +59,7 @@ def from_tfds(config, data_dir):
             f"Received: {config.dataset} with images {image.shape} {tf.as_dtype(image.dtype).name}"
         )
     gray = image.shape[-1] == 1
-    classes = ()
+    classes: tuple = ()
     if isinstance(label, tfds.features.ClassLabel) and config.labels != "none":
         classes = tuple(label.names)
     notes = ["grey images, repeated to three channels"] * gray
@@ -125,13 +126,13 @@ def from_tfds(config, data_dir):
 
 
 def _bytes(instruction):
-    """Of the records that TFDS's `instruction` takes from a file, about."""
+    """About how many bytes the records have that TFDS's `instruction` takes from a file."""
     length = tf.io.gfile.stat(str(instruction.filename)).length
     return length * instruction.take // instruction.examples_in_shard
 
 
 def _check_labels(labels, lowest, classes, name):
-    """Raises `InputError` for a label that is neither in `lowest` to `classes` - 1."""
+    """Raises `InputError` for a label that is not in `lowest` to `classes` - 1."""
     wrong = labels[(labels < lowest) | (labels >= classes)]
     if wrong.size:
         raise InputError(

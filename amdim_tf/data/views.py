@@ -1,26 +1,24 @@
 """Views: a batch of images becomes two random views of each (3.4).
 
-Views are a function of the images and of random draws, and those of a seed pair such as
+Views are a function of the images and of random draws, and the draws of a seed pair such as
 (seed, step), so a batch has the same views on any machine and after any restart. Everything is
 batched and runs in `tf.data` as well as in a compiled training step. Pixels are float32 in
-[0, 255]; operations follow PIL's, but for its rounding.
+[0, 255]; operations follow PIL's, except for its rounding.
 """
 
 import dataclasses
-import math
 
 import tensorflow as tf
 
 from amdim_tf.data.autoaugment import POLICIES, strengthen
 from amdim_tf.data.color import desaturate, jitter, select
+from amdim_tf.data.geometry import random_boxes, reflected, resample, resampling
 from amdim_tf.errors import InputError
+from amdim_tf.typing import Tensor
 
 GEOMETRIES = ("translate", "crop", "none")
 # Short side to which test images are resized before their centre is cropped.
 SHORT_SIDE = {32: 32, 64: 70, 128: 146}
-CROP_AREA = (0.3, 1.0)
-CROP_RATIO = (0.7, 1.4)
-CROP_ATTEMPTS = 10
 TRANSLATION = 4
 
 
@@ -30,13 +28,20 @@ class Policy:
 
     Args:
         geometry: "translate" by up to 4 pixels with reflection, random resized "crop", or "none".
-        flip_probability: of a horizontal flip, shared by both views.
-        translate_probability: of the translation, for each view.
-        jitter_probability: of the colour jitter, for each view.
+        flip_probability: that of a horizontal flip, shared by both views.
+        translate_probability: that of the translation, for each view.
+        jitter_probability: that of the colour jitter, for each view.
         jitter: brightness, contrast and saturation factors are uniform in 1 +- `jitter`.
         hue: hue shifts are uniform in +- `hue` of the colour circle.
-        gray_probability: of dropping all colour, for each view.
-        autoaugment: the Fast AutoAugment policy, "cifar10" or "imagenet", or none.
+        gray_probability: that of dropping all colour, for each view.
+        autoaugment: the Fast AutoAugment policy, "cifar10" or "imagenet"; empty for none.
+
+    Raises:
+        InputError: a value that is not valid.
+
+    Example:
+    >>> Policy(geometry="crop").flip_probability
+    0.5
     """
 
     geometry: str = "translate"
@@ -63,16 +68,20 @@ class Policy:
                 )
 
 
-def draw(seed, batch):
+def draw(seed: Tensor, batch: int) -> Tensor:
     """The random numbers behind the views of `batch` images: (42,2,batch) float32 in [0, 1).
 
     The same `seed` (2,) int, such as (seed, step), gives the same draws on any machine. Keep this
     out of compiled functions: XLA gives stateless draws other values (TensorFlow issue 117644).
+
+    Example:
+    >>> draw(seed=(0, 17), batch=64).shape
+    TensorShape([42, 2, 64])
     """
     return tf.random.stateless_uniform([42, 2, batch], seed, alg="philox")
 
 
-def two_views(images, size, policy, draws):
+def two_views(images: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
     """Both views of each image.
 
     Args:
@@ -86,13 +95,21 @@ def two_views(images, size, policy, draws):
         independent.
 
     Example:
-    >>> x1, x2 = two_views(images, 32, Policy(), draw(seed=(0, 17), batch=len(images)))
+    >>> images = tf.fill((4, 40, 50, 3), 128)
+    >>> x1, x2 = two_views(images, 32, Policy(), draw(seed=(0, 17), batch=4))
+    >>> x1.shape
+    TensorShape([4, 32, 32, 3])
     """
     return recolor(reframe(images, size, policy, draws), policy, draws)
 
 
-def reframe(images, size, policy, draws):
-    """The geometric half of `two_views`: flip, then translation or crop; same arguments."""
+def reframe(images: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
+    """The geometric half of `two_views`: flip, then translation or crop; same arguments.
+
+    Example:
+    >>> reframe(tf.zeros((4, 40, 50, 3)), 32, Policy("crop"), draw((0, 17), 4)).shape
+    TensorShape([2, 4, 32, 32, 3])
+    """
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     flip, draws = draws[0, 0] < policy.flip_probability, draws[1:23]
     if policy.geometry == "crop":
@@ -110,12 +127,17 @@ def reframe(images, size, policy, draws):
     return resample(images, rows, columns)
 
 
-def crop_boxes(draws, height, width):
-    """Where `crop_one` crops an image of that `height` and `width`, from its draws (42,2,1).
+def crop_boxes(draws: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Where `crop_one` crops an image of that `height` and `width`, by its draws (42,2,1).
 
     Returns:
-        (window, boxes): top, left, height and width (4,) int32 of the part that holds both crops,
-        and (2,4) of the crops in it.
+        (window, boxes): top, left, height and width (4,) int32 of the window that holds both
+        crops, and (2,4) of the crops in it.
+
+    Example:
+    >>> window, boxes = crop_boxes(draw((0, 17), 1), 300, 400)
+    >>> window.shape, boxes.shape
+    (TensorShape([4]), TensorShape([2, 4]))
     """
     boxes = tf.cast(tf.stack(random_boxes(draws[1:23], height, width)), tf.int32)[..., 0]
     start = tf.reduce_min(boxes[:2], axis=1)
@@ -124,13 +146,20 @@ def crop_boxes(draws, height, width):
     return tf.concat([start, end - start], 0), boxes
 
 
-def crop_one(pixels, boxes, size, policy, draws):
-    """`reframe` by crops of one large image, of which `pixels` (h,w,3) are the window.
+def crop_one(pixels: Tensor, boxes: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
+    """Does what `reframe` does by crops, for one large image with the window `pixels` (h,w,3).
 
     The matrices of `reframe` would be mostly zeros; TensorFlow's own resizing is faster here.
 
     Returns:
         (2,S,S,3) float32.
+
+    Example:
+    >>> draws = draw((0, 17), 1)
+    >>> (top, left, height, width), boxes = crop_boxes(draws, 300, 400)
+    >>> pixels = tf.zeros((300, 400, 3))[top : top + height, left : left + width]
+    >>> crop_one(pixels, boxes, 32, Policy("crop"), draws).shape
+    TensorShape([2, 32, 32, 3])
     """
     crops = []
     for box in tf.unstack(boxes):
@@ -143,10 +172,14 @@ def crop_one(pixels, boxes, size, policy, draws):
     return tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
 
 
-def recolor(views, policy, draws):
-    """The colour half of `two_views`, of views (2,B,S,S,3).
+def recolor(views: Tensor, policy: Policy, draws: Tensor) -> Tensor:
+    """The colour half of `two_views`, for views (2,B,S,S,3).
 
-    Fast AutoAugment, if asked for, then jitter in random order, then grey.
+    Fast AutoAugment comes first, if asked for, then jitter in random order, then grey.
+
+    Example:
+    >>> recolor(tf.zeros((2, 4, 32, 32, 3)), Policy(), draw((0, 17), 4)).shape
+    TensorShape([2, 4, 32, 32, 3])
     """
     if policy.autoaugment:
         views = strengthen(views, policy.autoaugment, draws[33:])
@@ -163,7 +196,7 @@ def recolor(views, policy, draws):
     return desaturate(draws[9] < policy.gray_probability, views)
 
 
-def center(images, size):
+def center(images: Tensor, size: int) -> Tensor:
     """The test-time transform: short side to 32, 70 or 146 pixels, bicubic, then the centre.
 
     Args:
@@ -172,57 +205,38 @@ def center(images, size):
 
     Returns:
         (B,size,size,3) float32 in [0, 255].
+
+    Example:
+    >>> center(tf.zeros((4, 80, 100, 3)), 64).shape
+    TensorShape([4, 64, 64, 3])
     """
     images, rows, columns = central(images, size)
     each = (1, tf.shape(images)[0], 1, 1)
     return resample(images, tf.tile(rows[None, None], each), tf.tile(columns[None, None], each))[0]
 
 
-def normalize(images, mean, std):
-    """Pixels in [0, 255] as the encoder takes them; `mean`, `std` are per channel in [0, 1]."""
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pixels in [0, 255] as the encoder takes them; `mean`, `std` are per channel in [0, 1].
+
+    Example:
+    >>> normalize(tf.constant([0.0, 127.5, 255.0]), 0.5, 0.25).numpy().tolist()
+    [-2.0, 0.0, 2.0]
+    """
     return (tf.cast(images, tf.float32) / 255 - mean) / std
 
 
-# Geometry. A translation, a crop, a resize and a flip are each a pair of matrices, one that mixes
-# rows of pixels and one that mixes columns, so that one batched product serves all of them.
-
-
-def resample(images, rows, columns):
-    """Mixes `images` (B,H,W,3) by `rows` (V,B,S,H) and `columns` (V,B,S,W) to (V,B,S,S,3)."""
-    # No axis is left to broadcasting: oneDNN's product then reads beyond an image that is alone in
-    # its batch (TensorFlow issue 117700, in 2.21).
-    pixels = tf.einsum("vbsh,bhwc->vbswc", rows, tf.cast(images, tf.float32))
-    pixels = tf.einsum("vbtw,vbswc->vbstc", columns, pixels)
-    return tf.clip_by_value(pixels, 0.0, 255.0)
-
-
-def resampling(start, length, size, pixels, low=None, high=None):
-    """Matrices (...,size,pixels) that map `length` pixels from `start` (...) to `size` pixels.
-
-    Bicubic with antialiasing as in PIL: the kernel widens with the scale, and taps outside the
-    image, or outside [low, high) (by default the window), do not count.
-    """
-    low = start if low is None else low
-    high = start + length if high is None else high
-    scale = length / size
-    outputs = tf.range(size, dtype=tf.float32) + 0.5
-    taps = tf.range(tf.cast(pixels, tf.float32)) + 0.5
-    centers = start[..., None, None] + outputs[:, None] * scale[..., None, None]
-    weights = _cubic((taps - centers) / tf.maximum(scale, 1.0)[..., None, None])
-    inside = (taps >= low[..., None, None]) & (taps < high[..., None, None])
-    weights = tf.where(inside, weights, 0.0)
-    # A product instead of `reduce_sum`, since `pipeline` compiles this: see `compiled`.
-    return weights / tf.tensordot(weights, tf.ones([tf.shape(weights)[-1], 1]), 1)
-
-
-def central(images, size):
-    """What the test-time transform takes of `images` (B,H,W,3), and the matrices it mixes it by.
+def central(images: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The pixels of `images` (B,H,W,3) that the test-time transform uses, and its matrices.
 
     The ends of a long image, which do not count, are left out: their matrix would be much larger
     than the image.
 
     Returns:
         (pixels, rows, columns): (B,h,w,3), (size,h) and (size,w).
+
+    Example:
+    >>> [each.shape[-1] for each in central(tf.zeros((1, 40, 50, 3)), 32)]
+    [3, 40, 50]
     """
     height, width = tf.unstack(tf.shape(images, tf.int64)[1:3])
     short = SHORT_SIDE[size]
@@ -245,53 +259,3 @@ def central(images, size):
     top, bottom, rows = along(height)
     left, right, columns = along(width)
     return images[:, top:bottom, left:right], rows, columns
-
-
-def reflected(size, shift):
-    """Rows (...,size) int32 that each output row takes, moved by `shift` (...) pixels."""
-    index = tf.abs(tf.range(size) - tf.cast(shift, tf.int32)[..., None])
-    return size - 1 - tf.abs(size - 1 - index)
-
-
-def random_boxes(draws, height, width):
-    """Crop boxes of area 0.3..1 and aspect ratio 0.7..1.4, as (top, left, height, width).
-
-    As in the reference, the first of ten draws that fits into the image counts; if none does, the
-    largest central box of valid ratio is taken.
-
-    Args:
-        draws: (22,...) float in [0, 1).
-        height, width: of the images, in pixels, int32 scalars.
-
-    Returns:
-        Four float32 tensors (...) of whole pixels.
-    """
-    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    low, high = CROP_AREA
-    area = height * width * (low + (high - low) * draws[2 : 2 + CROP_ATTEMPTS])
-    low, high = (math.log(ratio) for ratio in CROP_RATIO)
-    ratio = tf.exp(low + (high - low) * draws[2 + CROP_ATTEMPTS :])
-    widths, heights = tf.round(tf.sqrt(area * ratio)), tf.round(tf.sqrt(area / ratio))
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-
-    image_ratio = tf.clip_by_value(width / height, *CROP_RATIO)
-    crop_width = tf.round(tf.minimum(width, height * image_ratio)) + tf.zeros_like(area[0])
-    crop_height = tf.round(tf.minimum(height, width / image_ratio)) + tf.zeros_like(area[0])
-    for attempt in reversed(range(CROP_ATTEMPTS)):
-        crop_width = tf.where(fits[attempt], widths[attempt], crop_width)
-        crop_height = tf.where(fits[attempt], heights[attempt], crop_height)
-    any_fits = tf.reduce_any(fits, axis=0)
-
-    def position(draw, free):
-        return tf.where(any_fits, tf.floor(draw * (free + 1)), tf.floor(free / 2))
-
-    top, left = position(draws[0], height - crop_height), position(draws[1], width - crop_width)
-    return top, left, crop_height, crop_width
-
-
-def _cubic(x):
-    """PIL's bicubic kernel: Keys' with a = -1/2."""
-    x = tf.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return tf.where(x < 1, near, tf.where(x < 2, far, 0.0))

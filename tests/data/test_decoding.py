@@ -484,7 +484,7 @@ def test_broken_files_are_refused(contents, why):
 
 def test_a_refusal_says_what_is_read():
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="a whole JPEG, PNG, GIF, BMP or WebP of 1 to"
+        tf.errors.InvalidArgumentError, match="a complete JPEG, PNG, GIF, BMP or WebP of 1 to"
     ):
         in_graph(encoded(PHOTOGRAPH, "TIFF"))
     name = f"a BMP of {MAX_PIXELS + 1} pixels{EXCESS}"

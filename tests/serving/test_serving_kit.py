@@ -145,7 +145,7 @@ def test_versions_and_labels(server, against_the_double):
 
 def test_a_broken_image_fails_alone(server):
     before, _ = server.embed_both(FILES)
-    server.refuses("An image must be a whole JPEG", [b"no image"])
+    server.refuses("An image must be a complete JPEG", [b"no image"])
     server.refuses(".", [BROKEN])
     server.refuses(".", [FILES[0], BROKEN])
     for f1 in server.embed_both(FILES):
@@ -196,7 +196,7 @@ def test_an_empty_batch_is_never_sent():
 
 
 def test_an_image_without_bytes_is_sent(server):
-    server.refuses("An image must be a whole JPEG", [b""])
+    server.refuses("An image must be a complete JPEG", [b""])
 
 
 BUSY = {
@@ -240,7 +240,7 @@ def test_a_server_that_stays_busy(server, against_the_double, monkeypatch, proto
 def test_other_errors_are_not_asked_again(server, against_the_double):
     for embed in server.clients().values():
         asked = server.double.requests
-        with pytest.raises(client.ServingError, match="An image must be a whole JPEG"):
+        with pytest.raises(client.ServingError, match="An image must be a complete JPEG"):
             embed([b"no image"])
         assert server.double.requests == asked + 1
 
