@@ -4,6 +4,8 @@ Nothing is padded, so a location of f7 depends only on its own patch of the imag
 receptive fields that would make the prediction of f7 from f1 trivial do not arise.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,32 +13,47 @@ from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
+from amdim_tf.typing import Tensor
 
 IMAGE_SIZES = (32, 64, 128)
 
 
-def fan_in_uniform():
-    """The reference's initial kernel: uniform within 1/sqrt(fan_in), drawn anew for each layer.
+def fan_in_uniform() -> keras.Initializer:
+    """The reference's initial kernel: uniform within 1/sqrt(fan_in).
 
-    One shared initializer would give layers of the same shape the same weights.
+    Each layer needs its own: a shared one would give layers of the same shape the same weights.
+
+    Example:
+    >>> bool(keras.ops.max(keras.ops.abs(fan_in_uniform()((100, 8)))) <= 0.1)
+    True
     """
     return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
 
 
-def bias_uniform(fan_in):
-    """The reference's initial bias: uniform within 1/sqrt(`fan_in`)."""
+def bias_uniform(fan_in: int) -> keras.Initializer:
+    """The reference's initial bias: uniform within 1/sqrt(`fan_in`).
+
+    Example:
+    >>> bool(keras.ops.max(keras.ops.abs(bias_uniform(100)((8,)))) <= 0.1)
+    True
+    """
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class InputConv(keras.layers.Layer):
-    """Convolution with bias and ReLU, over an input with a reflected border of `reflect` pixels."""
+    """Convolution with bias and ReLU, over an input with a reflected border of `reflect` pixels.
 
-    def __init__(self, filters, width, stride=1, reflect=0, **kwargs):
+    Example:
+    >>> InputConv(filters=8, width=5, stride=2, reflect=2)(keras.ops.zeros((4, 128, 128, 3))).shape
+    TensorShape([4, 64, 64, 8])
+    """
+
+    def __init__(self, filters: int, width: int, stride: int = 1, reflect: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
         self.filters, self.width, self.stride, self.reflect = filters, width, stride, reflect
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         self.conv = keras.layers.Conv2D(
             self.filters,
             self.width,
@@ -50,13 +67,13 @@ class InputConv(keras.layers.Layer):
         )
         self.conv.build(input_shape)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         if self.reflect:
             border = (self.reflect, self.reflect)
             x = ops.pad(x, ((0, 0), border, border, (0, 0)), mode="reflect")
         return self.conv(x)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         fields = ("filters", "width", "stride", "reflect")
         return super().get_config() | {field: getattr(self, field) for field in fields}
 
@@ -70,16 +87,22 @@ class ResidualLayer(keras.layers.Layer):
 
     Args:
         filters: output channels.
-        width: of the first convolution and of the pooling, in pixels of the input.
-        stride: of both.
+        width: that of the first convolution and of the pooling, in pixels of the input.
+        stride: that of both.
         use_bn: batch norm after the first convolution.
+
+    Example:
+    >>> ResidualLayer(filters=16, width=4, stride=2)(keras.ops.zeros((4, 30, 30, 8))).shape
+    TensorShape([4, 14, 14, 16])
     """
 
-    def __init__(self, filters, width, stride=1, use_bn=False, **kwargs):
+    def __init__(
+        self, filters: int, width: int, stride: int = 1, use_bn: bool = False, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.filters, self.width, self.stride, self.use_bn = filters, width, stride, use_bn
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         channels = input_shape[-1]
         if channels > self.filters:
             raise InputError(
@@ -106,7 +129,7 @@ class ResidualLayer(keras.layers.Layer):
             self.bn.build(hidden_shape)
         self.conv2.build(hidden_shape)
 
-    def call(self, x, training=False, views=1):
+    def call(self, x: Tensor, training: bool = False, views: int = 1) -> Tensor:
         hidden = self.conv1(x)
         if self.bn:
             hidden = self.bn(hidden, training=training, views=views)
@@ -115,16 +138,30 @@ class ResidualLayer(keras.layers.Layer):
         x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.growth)))
         return self.conv2(ops.relu(hidden)) + x
 
-    def get_config(self):
+    def get_config(self) -> dict:
         fields = ("filters", "width", "stride", "use_bn")
         return super().get_config() | {field: getattr(self, field) for field in fields}
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class Block(keras.layers.Layer):
-    """A residual layer width/stride followed by `depth` - 1 of width 1, at the same resolution."""
+    """A residual layer width/stride followed by `depth` - 1 of width 1, at the same resolution.
 
-    def __init__(self, filters, width, stride, depth, use_bn=False, **kwargs):
+    Example:
+    >>> block = Block(filters=16, width=4, stride=2, depth=3)
+    >>> block(keras.ops.zeros((4, 30, 30, 8))).shape
+    TensorShape([4, 14, 14, 16])
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        width: int,
+        stride: int,
+        depth: int,
+        use_bn: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.filters, self.width, self.stride = filters, width, stride
         self.depth, self.use_bn = depth, use_bn
@@ -134,15 +171,15 @@ class Block(keras.layers.Layer):
             for i, (w, s) in enumerate(sizes)
         ]
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         self.call(keras.KerasTensor(input_shape))
 
-    def call(self, x, training=False, views=1):
+    def call(self, x: Tensor, training: bool = False, views: int = 1) -> Tensor:
         for layer in self.residual:
             x = layer(x, training=training, views=views)
         return x
 
-    def get_config(self):
+    def get_config(self) -> dict:
         fields = ("filters", "width", "stride", "depth", "use_bn")
         return super().get_config() | {field: getattr(self, field) for field in fields}
 
@@ -170,7 +207,15 @@ class Encoder(ImageEncoder):
     TensorShape([4, 7, 7, 64])
     """
 
-    def __init__(self, image_size=32, ndf=32, nrkhs=256, ndepth=2, use_bn=False, **kwargs):
+    def __init__(
+        self,
+        image_size: int = 32,
+        ndf: int = 32,
+        nrkhs: int = 256,
+        ndepth: int = 2,
+        use_bn: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         check_encoder(image_size, ndf, nrkhs, ndepth)
         self.image_size, self.ndf, self.nrkhs = image_size, ndf, nrkhs
@@ -202,19 +247,19 @@ class Encoder(ImageEncoder):
         self.to_5x5 = block(top, 3, 1, "block_5x5")
         self.to_3x3 = block(top, 3, 1, "block_3x3")
         self.to_1x1 = residual(nrkhs, 3, "residual_1x1")
-        # f1 and the embeddings are of full precision, whatever the trunk's.
+        # f1 and the embeddings have full precision, whatever the trunk has.
         self.bn1 = BatchNorm(
             name="bn1", dtype=keras.backend.result_type(self.variable_dtype, "float32")
         )
         self.build((None, image_size, image_size, 3))
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         self.call(keras.KerasTensor(input_shape))  # symbolic: each layer builds where it is used
 
-    def trunk(self, images, training=False, views=1):
-        """Features as `call` has them, but for f1: (V*B,1,1,nrkhs), before its batch norm.
+    def trunk(self, images: Tensor, training: bool = False, views: int = 1) -> dict:
+        """Features as `call` has them, except f1: (V*B,1,1,nrkhs), before its batch norm.
 
-        Unless `use_bn`, images do not see each other here.
+        Images do not see each other here, unless `use_bn`.
         """
         mode = {"training": training, "views": views}
         f7 = images
@@ -228,7 +273,7 @@ class Encoder(ImageEncoder):
         f1 = self.to_1x1(self.to_3x3(f5, **mode), **mode)
         return {"f1": f1, "f5": f5, "f7": f7}
 
-    def receptive_field(self, n):
+    def receptive_field(self, n: int) -> tuple[int, int, int]:
         layers = [*self.stem, *self.to_7x7]
         layers += {7: [], 5: [self.to_5x5], 1: [self.to_5x5, self.to_3x3, self.to_1x1]}[n]
         start, size, stride = 0, 1, 1
@@ -238,17 +283,21 @@ class Encoder(ImageEncoder):
             stride *= layer.stride
         return start, size, stride
 
-    def head(self, f1, training=False, views=1):
-        """f1 (V*B,nrkhs) of what the trunk gives of it (V*B,1,1,nrkhs)."""
+    def head(self, f1: Tensor, training: bool = False, views: int = 1) -> Tensor:
+        """f1 (V*B,nrkhs), normalised, from the trunk's `f1` (V*B,1,1,nrkhs)."""
         return ops.squeeze(self.bn1(f1, training=training, views=views), axis=(1, 2))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         fields = ("image_size", "ndf", "nrkhs", "ndepth", "use_bn")
         return super().get_config() | {field: getattr(self, field) for field in fields}
 
 
-def check_encoder(image_size, ndf, nrkhs, ndepth):
-    """Raises `InputError` for sizes from which no encoder can be built."""
+def check_encoder(image_size: int, ndf: int, nrkhs: int, ndepth: int) -> None:
+    """Raises `InputError` for sizes from which no encoder can be built.
+
+    Example:
+    >>> check_encoder(image_size=32, ndf=16, nrkhs=64, ndepth=2)
+    """
     if image_size not in IMAGE_SIZES:
         raise InputError(
             f"image_size must be one of {', '.join(map(str, IMAGE_SIZES))}: no other leaves 7x7, "

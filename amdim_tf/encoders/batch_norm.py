@@ -1,9 +1,12 @@
-"""Batch normalisation that sees the views of a batch apart."""
+"""Batch normalisation that normalises each view of a batch by itself."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
 from amdim_tf.distribution import all_mean, replicas
+from amdim_tf.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
@@ -14,9 +17,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     Each view is normalised with its own statistics, and each updates the running averages once,
     in order, as if the layer had been called once per view.
 
-    One row alone has no variance: it is normalised by the running averages, and these stay.
-    Statistics are those of the global batch, whatever the number of replicas, and never of less
-    precision than float32. Two details follow the reference rather than Keras: the running variance
+    A single row has no variance: it is normalised by the running averages, which stay as they are.
+    Statistics are those of the global batch, whatever the number of replicas, and never less
+    precise than float32. Two details follow the reference rather than Keras: the running variance
     is the unbiased one, and epsilon is 1e-5.
 
     Example:
@@ -25,11 +28,11 @@ class BatchNorm(keras.layers.BatchNormalization):
     TensorShape([8, 5, 5, 16])
     """
 
-    def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
-    def call(self, inputs, training=False, views=1):
-        """Normalises `inputs` (V*B,...,C); `views` is V, the number of equal parts of the batch."""
+    def call(self, inputs: Tensor, training: bool = False, views: int = 1) -> Tensor:
+        """Normalises `inputs` (V*B,...,C); `views` is V, the number of views in the batch."""
         if not (training and self.trainable):
             return super().call(inputs, training=False)
         dtype = keras.backend.result_type(inputs.dtype, "float32")

@@ -1,23 +1,31 @@
-"""Convolutions, of which those whose windows do not overlap are products of two matrices."""
+"""Convolutions; one with windows that do not overlap is a product of two matrices."""
+
+from typing import Any
 
 import keras
 from keras import ops
+
+from amdim_tf.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class Convolution(keras.layers.Conv2D):
     """Keras's Conv2D without padding, faster where no pixel is in two windows.
 
-    So it is if the stride is the width, as in 1x1, or if there is but one window. On CPUs the
+    That holds if the stride is the width, as in 1x1, or if there is only one window. On CPUs the
     convolutions of libraries, above all their gradients, take longer than products of that size.
+
+    Example:
+    >>> Convolution(16, 2, strides=2)(keras.ops.zeros((4, 14, 14, 8))).shape
+    TensorShape([4, 7, 7, 16])
     """
 
-    def __init__(self, filters, kernel_size, strides=1, **kwargs):
+    def __init__(self, filters: int, kernel_size: int, strides: int = 1, **kwargs: Any):
         # Whatever Keras's own setting is: features are (B,n,n,C).
         kwargs["data_format"] = "channels_last"
         super().__init__(filters, kernel_size, strides, **kwargs)
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         (height, width, channels), (high, wide) = inputs.shape[1:], self.kernel_size
         one = (height, width) == (high, wide)
         if not one and ((high, wide) != self.strides or height % high or width % wide):

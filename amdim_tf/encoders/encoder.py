@@ -2,6 +2,8 @@
 
 import keras
 
+from amdim_tf.typing import Tensor
+
 
 class ImageEncoder(keras.Model):
     """Normalised images (B,S,S,3) to `f1` (B,nrkhs) and maps of features `f<n>` (B,n,n,c).
@@ -10,9 +12,21 @@ class ImageEncoder(keras.Model):
     itself, so unless `use_bn` an image may not see the others there.
 
     A subclass sets `image_size`, S, and `nrkhs`, and has `trunk`.
+
+    Example:
+    >>> class Pooled(ImageEncoder):
+    ...     image_size, nrkhs = 32, 3
+    ...
+    ...     def trunk(self, images, training=False, views=1):
+    ...         f7 = keras.ops.average_pool(images, 8, 4, "valid")
+    ...         return {"f1": keras.ops.mean(images, (1, 2)), "f7": f7}
+    >>> Pooled().scales
+    {1: 3, 7: 3}
     """
 
-    use_bn = False
+    image_size: int
+    nrkhs: int
+    use_bn: bool = False
 
     @property
     def scales(self) -> dict[int, int]:
@@ -21,20 +35,20 @@ class ImageEncoder(keras.Model):
         features = self.compute_output_spec(images)
         return {int(name[1:]): feature.shape[-1] for name, feature in features.items()}
 
-    def trunk(self, images, training: bool = False, views: int = 1) -> dict:
-        """Features of V*B images as `call` has them, but `f1` as the `head` takes it.
+    def trunk(self, images: Tensor, training: bool = False, views: int = 1) -> dict:
+        """Features of V*B images as `call` has them, except `f1`, which is as the `head` takes it.
 
         Args:
-            views: V, which batch norm normalises apart; view 1 comes first.
+            views: V; batch norm normalises each view by itself, and view 1 comes first.
         """
         raise NotImplementedError
 
-    def head(self, f1, training: bool = False, views: int = 1):
-        """`f1` (V*B,nrkhs) of the trunk's: its last batch norm, if there is one."""
+    def head(self, f1: Tensor, training: bool = False, views: int = 1) -> Tensor:
+        """`f1` (V*B,nrkhs) from the trunk's: its last batch norm, if there is one."""
         return f1
 
-    def call(self, images, training=False, views=1):
-        """Encodes `images` (V*B,S,S,3): V views of B images, normalised apart by batch norm."""
+    def call(self, images: Tensor, training: bool = False, views: int = 1) -> dict:
+        """Encodes `images` (V*B,S,S,3): V views of B images, each normalised by itself."""
         features = self.trunk(images, training=training, views=views)
         return features | {"f1": self.head(features["f1"], training=training, views=views)}
 
