@@ -1,6 +1,6 @@
-"""Features of many images, in parts of which each is written whole or not at all.
+"""Features of many images, in chunks; the file of a chunk is written completely or not at all.
 
-A part depends on the job alone, so it does not matter who computes it, or how often: one process,
+A chunk depends on the job alone, so it does not matter who computes it, or how often: one process,
 the workers of a pipeline of Apache Beam, or either again after a crash. Paths may be of any file
 system that TensorFlow knows.
 """
@@ -9,13 +9,12 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -29,13 +28,17 @@ from amdim_tf.errors import InputError, one_line
 from amdim_tf.evaluation.features import digest
 from amdim_tf.files import has_scheme, printable, readable, replacing
 from amdim_tf.lock import locked
+from amdim_tf.serving.feature_files import write_parquet, write_tfrecord
 from amdim_tf.serving.loading import load_encoder, load_preprocess
+from amdim_tf.typing import Tensor
 
+# Images of a chunk, which becomes one file.
 PART_IMAGES = 1024
 BATCH = 64
-# Of the `tf.train.Example`s that are read.
+WRITERS = {"parquet": write_parquet, "tfrecord": write_tfrecord}
+# Features of the `tf.train.Example`s that are read.
 IMAGE, NAME = "image/encoded", "image/filename"
-# What an output is made of. Readers of Parquet folders pass over files whose names begin so.
+# Files that say what an output is made of. Readers of Parquet folders pass over such names.
 CLAIM, NAMES = "_embedding.json", "_names"
 
 
@@ -50,7 +53,7 @@ class Job:
         source: "folder", "tfds" or "tfrecords".
         path: a folder of images; DATASET/SPLIT of TFDS, such as "cifar10/test"; or a pattern of
             files of `tf.train.Example`s with `image/encoded` and perhaps `image/filename`.
-        data_dir: of TFDS.
+        data_dir: where TFDS keeps prepared data; None for its default.
     """
 
     encoder: str
@@ -60,8 +63,8 @@ class Job:
     path: str
     data_dir: str | None = None
 
-    def parts(self):
-        """What each part is made of: lists of names, slices of a split, or one file.
+    def chunks(self) -> list:
+        """What each chunk is made of: lists of names, slices of a split, or one file.
 
         Raises:
             InputError: nothing is there.
@@ -70,15 +73,15 @@ class Job:
             return self._slices()
         if self.source == "folder":
             found = self._names()
-            parts = [found[i : i + PART_IMAGES] for i in range(0, len(found), PART_IMAGES)]
+            chunks = [found[i : i + PART_IMAGES] for i in range(0, len(found), PART_IMAGES)]
         else:
-            parts = sorted(tf.io.gfile.glob(self.path))
-        if not parts:
+            chunks = sorted(tf.io.gfile.glob(self.path))
+        if not chunks:
             raise InputError(
                 f"{self.source} must name at least one image file ({', '.join(EXTENSIONS)}) or "
                 f"TFRecord. Received: {self.path}"
             )
-        return parts
+        return chunks
 
     def _names(self):
         """Names of the images of the folder, as they were when the job began."""
@@ -101,7 +104,7 @@ class Job:
         try:
             info = self._builder().info
             size, _ = info.splits[split].num_examples, info.features["image"]
-        # What TFDS makes of a wrong name, it does not document.
+        # TFDS does not document what it raises for a wrong name.
         except Exception as error:
             raise InputError(
                 "tfds must be DATASET/SPLIT of a prepared set of images, such as cifar10/test: "
@@ -113,34 +116,34 @@ class Job:
     def _builder(self):
         return tfds.builder(self.path.rpartition("/")[0], data_dir=self.data_dir)
 
-    def records(self, part):
-        """The dataset of (origin, record) of a `part`, strings.
+    def records(self, chunk: Any) -> tf.data.Dataset:
+        """The dataset of (origin, record) of a `chunk`, strings.
 
         An origin tells a record from all others: its name in a folder, or FILE#NUMBER.
         """
         if self.source == "folder":
-            names = [os.fsencode(name) for name in part]
+            names = [os.fsencode(name) for name in chunk]
             return tf.data.Dataset.from_tensor_slices((names, names))
         if self.source == "tfrecords":
             # A file that is cut off gives the records before; `_rows` notices.
-            read = tf.data.TFRecordDataset(part).ignore_errors()
+            read = tf.data.TFRecordDataset(chunk).ignore_errors()
             return read.enumerate().map(
                 lambda place, record: (
-                    tf.strings.join([part, tf.strings.as_string(place)], "#"),
+                    tf.strings.join([chunk, tf.strings.as_string(place)], "#"),
                     record,
                 )
             )
         builder = self._builder()
         if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-            return _array_records(builder.info.splits[part].file_instructions)
+            return _array_records(builder.info.splits[chunk].file_instructions)
         examples = builder.as_dataset(
-            split=part,
+            split=chunk,
             decoders={"image": tfds.decode.SkipDecoding()},
             read_config=tfds.ReadConfig(add_tfds_id=True),
         )
         return examples.map(lambda example: (example["tfds_id"], example["image"]))
 
-    def read(self, origin, record):
+    def read(self, origin: Tensor, record: Tensor) -> tuple[Tensor, Tensor]:
         """The name and the contents of an image, string scalars."""
         if self.source == "folder":
             return origin, tf.io.read_file(tf.strings.join([self.path, record], "/"))
@@ -152,7 +155,7 @@ class Job:
 
 
 def _array_records(instructions):
-    """As `Job.records`, named as TFDS names records of other files."""
+    """What `Job.records` gives, with the names that TFDS gives to records of other files."""
     origins = [
         f"{os.path.basename(one.filename)}__{one.skip + i}"
         for one in instructions
@@ -165,16 +168,16 @@ def _array_records(instructions):
     return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(origins), split.examples)
 
 
-def embed(job, runner=None, beam_options=()):
-    """Writes what is missing of `job`: f1 of each image, by name.
+def embed(job: Job, runner: str | None = None, beam_options: Sequence[str] = ()) -> list[str]:
+    """Writes what is missing in the output of `job`: f1 of each image, by name.
 
     Args:
         job: a `Job`.
-        runner: of Apache Beam, for a pipeline; by default this process does it all.
-        beam_options: more of its options, such as "--region=europe-west1".
+        runner: the runner of Apache Beam, for a pipeline; by default this process does it all.
+        beam_options: more options of Beam, such as "--region=europe-west1".
 
     Returns:
-        Origins of what is no image that can be decoded, and so has no features.
+        Origins of the records that cannot be decoded as images, and so have no features.
 
     Raises:
         InputError: the output belongs to another job, or there is nothing to embed.
@@ -185,25 +188,25 @@ def embed(job, runner=None, beam_options=()):
     if job.data_dir:
         paths["data_dir"] = readable(job.data_dir, "data_dir")
     job = dataclasses.replace(job, **paths)
-    parts = job.parts()
-    weights = _weights(job)  # a wrong encoder ends here, before the output is this job's
+    chunks = job.chunks()
+    weights = _weights(job)  # a wrong encoder ends here, before this job claims the output
     # On other file systems two processes would write the same files twice.
     alone = contextlib.nullcontext() if has_scheme(job.output) else locked(job.output, "output")
     with alone:
-        _claim(job, parts, weights)
+        _claim(job, chunks, weights)
         targets = [
-            f"{job.output}/part-{number:05d}-of-{len(parts):05d}.{job.format}"
-            for number in range(len(parts))
+            f"{job.output}/part-{number:05d}-of-{len(chunks):05d}.{job.format}"
+            for number in range(len(chunks))
         ]
         missing = [
-            (part, target)
-            for part, target in zip(parts, targets, strict=True)
+            (chunk, target)
+            for chunk, target in zip(chunks, targets, strict=True)
             if not tf.io.gfile.exists(target)
         ]
-        work = functools.partial(embed_part, job)
+        work = functools.partial(embed_chunk, job)
         if runner is None:
-            done = len(parts) - len(missing)
-            for item in tqdm(missing, "parts", total=len(parts), initial=done):
+            done = len(chunks) - len(missing)
+            for item in tqdm(missing, "chunks", total=len(chunks), initial=done):
                 work(item)
         else:
             _run_pipeline(missing, work, [f"--runner={runner}", *beam_options])
@@ -214,16 +217,16 @@ def embed(job, runner=None, beam_options=()):
     return broken
 
 
-def embed_part(job, item):
-    """Computes and writes an `item`, (part, target), of `job`; each image is read once."""
+def embed_chunk(job: Job, item: tuple) -> None:
+    """Computes and writes an `item`, (chunk, target), of `job`; each image is read once."""
     _, target = item
     write_complete(target, WRITERS[job.format], _rows(job, *item))
 
 
-def _rows(job, part, target):
-    """Yields (names (N,), f1 (N,D)) of a `part`, and writes the origins of what is broken in it.
+def _rows(job, chunk, target):
+    """Yields (names (N,), f1 (N,D)) of a `chunk`, and writes the origins of what is broken in it.
 
-    That is there before `target` is: a part that is there is not looked at again.
+    They are there before `target` is: a chunk that has its file is not looked at again.
     """
     prepare, embed_batch = _functions(job)
 
@@ -234,7 +237,7 @@ def _rows(job, part, target):
         return good.map(lambda places, values: (origins, lengths, places, *values))
 
     # Each batch ends with what `transformed` adds.
-    batches = job.records(part).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
+    batches = job.records(chunk).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
     broken, count, length = [], 0, 0
     for origins, bytes_read, places, names, images in batches.as_numpy_iterator():
         lost = np.setdiff1d(np.arange(len(origins)), places)
@@ -242,10 +245,12 @@ def _rows(job, part, target):
         count, length = count + len(origins), length + int(bytes_read)
         if len(places) > 1:
             yield names[:-1], embed_batch(images[:-1]).numpy()
-    if job.source == "tfrecords" and length < tf.io.gfile.stat(part).length:
-        broken.append(f"{printable(part)}#{count} and what follows: the file is cut off or damaged")
+    if job.source == "tfrecords" and length < tf.io.gfile.stat(chunk).length:
+        broken.append(
+            f"{printable(chunk)}#{count} and what follows: the file is cut off or damaged"
+        )
     if broken:
-        # Not among the parts for those who read a folder of Parquet files as one table.
+        # A name that readers pass over who read a folder of Parquet files as one table.
         folder, _, name = target.rpartition("/")
         write_complete(f"{folder}/_{name}.broken.txt", write_text, "\n".join(broken))
 
@@ -264,7 +269,7 @@ def _weights(job):
 
 @functools.cache
 def _functions(job):
-    """What is traced once for all parts: of a record to name and image, and of images to f1."""
+    """Two functions, traced once: a record to its name and image, and images to f1."""
     encoder, preprocess = _encoder(job)
     shape = (None, preprocess.image_size, preprocess.image_size, 3)
 
@@ -276,63 +281,13 @@ def _functions(job):
     return prepare, tf.function(encoder, [tf.TensorSpec(shape, tf.float32)], autograph=False)
 
 
-def write_parquet(rows, path):
-    """A Parquet file with the columns name (string) and f1 (list of float32), group by group."""
-    schema = pa.schema({"name": pa.string(), "f1": pa.list_(pa.float32())})
-
-    def grouped():
-        group = []
-        for row in rows:
-            group.append(row)
-            if BATCH * len(group) >= PART_IMAGES:
-                yield group
-                group = []
-        if group:
-            yield group
-
-    with tf.io.gfile.GFile(path, "wb") as file, pq.ParquetWriter(_Sink(file), schema) as writer:
-        for group in grouped():
-            names, f1 = (np.concatenate(column) for column in zip(*group, strict=True))
-            offsets = np.arange(len(f1) + 1, dtype="int32") * f1.shape[1]
-            lists = pa.ListArray.from_arrays(offsets, f1.ravel())
-            writer.write_table(pa.table([list(map(printable, names)), lists], schema))
-
-
-class _Sink(io.RawIOBase):
-    """A file of TensorFlow's as Python knows files."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        self.file.write(bytes(data))
-        return len(data)
-
-
-def write_tfrecord(rows, path):
-    """A TFRecord file of `tf.train.Example`s with name (bytes) and f1 (floats)."""
-    with tf.io.TFRecordWriter(path) as records:
-        for name, f1 in ((name, f1) for row in rows for name, f1 in zip(*row, strict=True)):
-            feature = {
-                "name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
-                "f1": tf.train.Feature(float_list=tf.train.FloatList(value=f1)),
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=feature))
-            records.write(example.SerializeToString())
-
-
-WRITERS = {"parquet": write_parquet, "tfrecord": write_tfrecord}
-
-
-def write_text(text, path):
+def write_text(text: str, path: str) -> None:
+    """Writes `text`, which may hold names of files, to `path`."""
     with tf.io.gfile.GFile(path, "wb") as file:
         file.write(os.fsencode(text))
 
 
-def write_complete(path, write, *contents):
+def write_complete(path: str, write: Callable, *contents: Any) -> None:
     """Calls `write(*contents, path)` such that a crash leaves no `path` that is incomplete."""
     with replacing(path) as unfinished:
         write(*contents, str(unfinished))
@@ -348,19 +303,19 @@ def _run_pipeline(items, work, options):
         _ = pipeline | beam.Create(items) | beam.Reshuffle() | beam.Map(work)
 
 
-def _claim(job, parts, weights):
-    """Makes the output folder this job's.
+def _claim(job, chunks, weights):
+    """Claims the output folder for this job.
 
     Raises:
-        InputError: it is another's.
+        InputError: another job has claimed it.
     """
     own = dataclasses.asdict(job) | {
-        "parts": hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        "parts": hashlib.sha256(json.dumps(chunks).encode()).hexdigest(),
         "weights": weights,
     }
     path = f"{job.output}/{CLAIM}"
     tf.io.gfile.makedirs(job.output)
-    earlier = f"{job.output}/{CLAIM.lstrip('_')}"  # of the first version
+    earlier = f"{job.output}/{CLAIM.lstrip('_')}"  # that of the first version
     other = {}
     for known in (path, earlier):
         if tf.io.gfile.exists(known):
@@ -379,7 +334,7 @@ def _claim(job, parts, weights):
         )
     if not tf.io.gfile.exists(path):
         if job.source == "folder":
-            names = "\0".join(name for part in parts for name in part)
+            names = "\0".join(name for chunk in chunks for name in chunk)
             write_complete(f"{job.output}/{NAMES}", write_text, names)
         write_complete(path, write_text, json.dumps(own, indent=2))
     if tf.io.gfile.exists(earlier):

@@ -1,7 +1,7 @@
 """Runs a SavedModel as a model server does: by TensorFlow's C API, without Python or XLA.
 
-A script of its own, whose process imports neither TensorFlow nor Keras: what only Python can run,
-and what stops a server's process, shows itself here. `self_check.serve` starts it.
+It is a script of its own, and its process imports neither TensorFlow nor Keras: what only Python
+can run, and what stops a server's process, shows itself here. `self_check.serve` starts it.
 
 It reads a pickled (library, folder, calls) from stdin and writes a pickled list to stdout: for each
 call (inputs, outputs), with inputs {tensor name: array} and outputs [tensor name], either the list
@@ -13,13 +13,15 @@ import ctypes
 import os
 import pickle
 import sys
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
 # TF_DataType of the arrays that are exchanged.
 NUMBERS = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 9: "int64", 10: "bool"}
 STRING, STRING_BYTES = 7, 24
-# The exit code if this TensorFlow cannot be used so: nothing is known of the SavedModel then.
+# The exit code if this TensorFlow cannot be used so; it says nothing about the SavedModel.
 UNAVAILABLE = 69
 
 
@@ -36,8 +38,8 @@ class Session:
         RuntimeError: what TensorFlow reports.
     """
 
-    def __init__(self, library, folder):
-        self.tf = ctypes.CDLL(library)
+    def __init__(self, library: str, folder: str):
+        self.tf: Any = ctypes.CDLL(library)
         for name in (
             "TF_NewStatus",
             "TF_NewGraph",
@@ -72,16 +74,17 @@ class Session:
         )
         self.check(status)
 
-    def status(self):
+    def status(self) -> ctypes.c_void_p:
         return ctypes.c_void_p(self.tf.TF_NewStatus())
 
-    def check(self, status):
+    def check(self, status: ctypes.c_void_p) -> None:
+        """Frees `status`, and raises `RuntimeError` if it is an error."""
         code, message = self.tf.TF_GetCode(status), self.tf.TF_Message(status)
         self.tf.TF_DeleteStatus(status)
         if code:
             raise RuntimeError(message.decode(errors="replace"))
 
-    def run(self, inputs, outputs):
+    def run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """The arrays of the tensors named `outputs`, for {tensor name: array} `inputs`."""
         fed = [self.to_tensor(array) for array in inputs.values()]
         fetched = (ctypes.c_void_p * len(outputs))()
@@ -105,7 +108,8 @@ class Session:
         self.check(status)
         return [self.to_array(ctypes.c_void_p(tensor)) for tensor in fetched]
 
-    def outputs_of(self, names):
+    def outputs_of(self, names: Collection[str]) -> Any:
+        """TF_Outputs, in an array, that have the `names` of tensors."""
         found = (Output * len(names))()
         for place, name in zip(found, names, strict=True):
             operation, index = name.split(":")
@@ -115,7 +119,8 @@ class Session:
                 raise RuntimeError(f"The graph has no operation {operation}")
         return found
 
-    def to_tensor(self, array):
+    def to_tensor(self, array: np.ndarray) -> int:
+        """The address of a TF_Tensor with what `array` holds."""
         strings = array.dtype == object
         dtype = STRING if strings else next(k for k, v in NUMBERS.items() if v == array.dtype)
         size = array.size * STRING_BYTES if strings else array.nbytes
@@ -131,7 +136,8 @@ class Session:
             ctypes.memmove(data, np.ascontiguousarray(array).ctypes.data, size)
         return tensor
 
-    def to_array(self, tensor):
+    def to_array(self, tensor: ctypes.c_void_p) -> np.ndarray:
+        """What a TF_Tensor holds; the tensor is freed."""
         shape = [self.tf.TF_Dim(tensor, axis) for axis in range(self.tf.TF_NumDims(tensor))]
         data, dtype = self.tf.TF_TensorData(tensor), self.tf.TF_TensorType(tensor)
         if dtype == STRING:
@@ -151,14 +157,14 @@ class Session:
         return array
 
 
-def main():
+def main() -> None:
     library, folder, calls = pickle.load(sys.stdin.buffer)
     try:
         session = Session(library, folder)
     except (OSError, AttributeError) as error:  # no such library, or none with these functions
         print(error, file=sys.stderr)
         sys.exit(UNAVAILABLE)
-    results = []
+    results: list = []
     for inputs, outputs in calls:
         try:
             results.append(session.run(inputs, outputs))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import keras
 import tensorflow as tf
@@ -17,22 +18,24 @@ from amdim_tf.training.run_files import run_config, to_config
 FEATURES = ("f1", "f5", "f7")
 
 
-def load_encoder(path, feature=None, name=None):
+def load_encoder(
+    path: str | pathlib.Path, feature: str | None = None, name: str | None = None
+) -> keras.Model:
     """A trained encoder as a `keras.Model` of normalised images (N,S,S,3).
 
     It is trainable, and batch norm follows `training` and `trainable` as Keras's own does. Its
-    weights are of the precision that they were saved in, whatever Keras's global policy.
+    weights have the precision in which they were saved, whatever Keras's global policy is.
 
     Args:
         path: a run directory (its last checkpoint), a .keras file, or a version of an export, which
             may lie on another file system, such as gs://.
-        feature: "f1", "f5" or "f7" for a model of one output, which `keras.Sequential` takes; by
+        feature: "f1", "f5" or "f7" for a model with one output, which `keras.Sequential` takes; by
             default the output is a dictionary of all.
-        name: of the model, by default "encoder" or, of one output, "encoder_f1"; two models in one
-            functional model need two names.
+        name: that of the model, by default "encoder" or, with one output, "encoder_f1"; two models
+            in one functional model need two names.
 
     Raises:
-        InputError: none of these is there, or another feature.
+        InputError: none of these is at `path`, or there is no such feature.
 
     Example:
     >>> encoder = load_encoder("runs/cifar10-tiny-seed0", feature="f1")
@@ -51,7 +54,7 @@ def load_encoder(path, feature=None, name=None):
     return keras.Model(images, encoder(images)[feature], name=name or f"encoder_{feature}")
 
 
-def load_preprocess(path):
+def load_preprocess(path: str | pathlib.Path) -> Preprocess:
     """The layer that prepares raw images for the encoder of a run directory or an export.
 
     Raises:
@@ -75,7 +78,7 @@ def _load(path):
     if path.endswith(".keras") and os.path.isfile(path):
         try:
             encoder = keras.models.load_model(path)
-        # What a damaged file raises, Keras does not document.
+        # Keras does not document what a damaged file raises.
         except Exception as error:
             raise InputError(
                 f"The .keras file must be complete: {one_line(error)}. Received: {path}"

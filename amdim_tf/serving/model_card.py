@@ -1,4 +1,6 @@
-"""The model card of an export: what it is, what it is worth, and where it ends."""
+"""The model card of an export: what it is, what it is worth, and what its limits are."""
+
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -6,18 +8,26 @@ from amdim_tf import command
 from amdim_tf.config import fields
 from amdim_tf.data.decoding import MAX_PIXELS
 from amdim_tf.evaluation.rows import COLUMNS, ROWS
+from amdim_tf.typing import Config
 
 
-def model_card(config, class_names, dtype, signatures, result=None, compiled=False):
+def model_card(
+    config: Config,
+    class_names: Sequence[str],
+    dtype: str,
+    signatures: Mapping,
+    result: dict | None = None,
+    compiled: bool = False,
+) -> str:
     """The card as Markdown.
 
     Args:
-        config: of the run.
-        class_names: of its data, if any.
-        dtype: of the weights.
+        config: that of the run.
+        class_names: those of its data, if any.
+        dtype: that of the weights.
         signatures: {name: SignatureDef}, as a MetaGraphDef has them.
         result: what the run's result.json holds, if it is finished.
-        compiled: by XLA.
+        compiled: whether XLA compiles it.
     """
     images = result["train_images"] if result else "an unknown number of"
     steps = f"{result['steps']} steps" if result else "an unfinished run"
@@ -70,7 +80,7 @@ All signatures but `normalized` do this themselves.
 """
 
 
-def tensors(described):
+def tensors(described: Mapping) -> str:
     """Names, types and shapes of {name: TensorInfo}, N images first."""
     texts = []
     for name, tensor in sorted(described.items()):
@@ -82,7 +92,8 @@ def tensors(described):
     return ", ".join(texts)
 
 
-def accuracies(result):
+def accuracies(result: dict | None) -> str:
+    """The table of the accuracies of a `result`, in Markdown."""
     if not result or not result["accuracy"]:
         return "Not measured."
     lines, notes = [["on the test set", "linear", "MLP", "kNN"]], result.get("notes", {})

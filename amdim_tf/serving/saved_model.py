@@ -11,7 +11,10 @@ DIR/python-xla-1/                   with --xla: the same, compiled, for Python a
 import inspect
 import json
 import math
+import pathlib
+from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
@@ -25,12 +28,21 @@ from amdim_tf.serving import self_check
 from amdim_tf.serving.model_card import model_card
 from amdim_tf.training.run_directory import METADATA, environment, values
 from amdim_tf.training.run_files import to_config
+from amdim_tf.typing import Config
 
 DTYPES = tuple(self_check.TOLERANCES)
 XLA_PREFIX = "python-xla-"
 
 
-def export(model, config, folder, version=None, class_names=(), result=None, compiled=False):
+def export(
+    model: keras.Model,
+    config: Config,
+    folder: str | pathlib.Path,
+    version: int | None = None,
+    class_names: Sequence[str] = (),
+    result: dict | None = None,
+    compiled: bool = False,
+) -> pathlib.Path:
     """Writes `model` to `folder`/<version>, checked and complete, or not at all.
 
     Signatures, with dictionaries of these names in and out:
@@ -38,19 +50,20 @@ def export(model, config, folder, version=None, class_names=(), result=None, com
             (N,nrkhs) float32.
         encoded: `bytes` string (N), image files as `decoding.decode` takes them -> `f1`.
         normalized: `images` float32 (N,S,S,3), normalised -> `f1`, `f5` (N,5,5,c), `f7`
-            (N,7,7,c), and of AMDIM the embeddings `r1` (N,nrkhs), `r5` (N,5,5,nrkhs), `r7`.
+            (N,7,7,c), and for AMDIM the embeddings `r1` (N,nrkhs), `r5` (N,5,5,nrkhs), `r7`.
         classify, if there are classes: `images` uint8 (N,H,W,3) -> `linear_logits`,
             `mlp_logits`, `linear_probabilities` (N,classes) float32, and `classes` (N) string, the
-            name of the likeliest by the linear classifier.
+            name of the class that the linear classifier finds likeliest.
 
     Args:
-        model: an `AMDIM` or `Classifier`, its encoder of float32 or bfloat16.
-        config: of its run.
-        folder: that a server polls.
+        model: an `AMDIM` or `Classifier`, its encoder in float32 or bfloat16.
+        config: that of its run.
+        folder: the one that a server polls.
         version: a number; by default the next one.
         class_names: names of the classes, if any.
         result: what result.json holds, for the model card.
-        compiled: by XLA, which a server refuses: to a folder that it does not take up.
+        compiled: whether XLA compiles it. A server refuses that, so it goes to a folder that no
+            server takes up.
 
     Returns:
         The folder of the version.
@@ -74,12 +87,19 @@ def export(model, config, folder, version=None, class_names=(), result=None, com
     return target
 
 
-def next_version(folder):
+def next_version(folder: pathlib.Path) -> int:
     """One more than the largest version in `folder`."""
     return 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), default=0)
 
 
-def write(model, config, folder, class_names, result, compiled):
+def write(
+    model: keras.Model,
+    config: Config,
+    folder: pathlib.Path,
+    class_names: Sequence[str],
+    result: dict | None,
+    compiled: bool,
+) -> None:
     """Writes and checks a version, see `export`, that nobody sees yet."""
     # Raw variables: a module that held Keras's layers would not load in a server.
     module, stored = tf.Module(), {layer.name: values(layer) for layer in model.layers}
@@ -99,11 +119,11 @@ def write(model, config, folder, class_names, result, compiled):
         return
     (folder / "batching_params.pbtxt").write_text(batching_parameters())
     write_warmup(examples, folder / self_check.WARMUP)
-    weights = sum(math.prod(variable.shape) for part in stored.values() for variable in part)
+    weights = sum(math.prod(variable.shape) for each in stored.values() for variable in each)
     self_check.check(folder, examples, weights, dtype)
 
 
-def write_card(folder, result):
+def write_card(folder: pathlib.Path, result: dict | None) -> None:
     """Writes or replaces the model card of the export in `folder`.
 
     Args:
@@ -121,7 +141,9 @@ def write_card(folder, result):
     write_text(folder / "MODEL_CARD.md", card)
 
 
-def signatures(model, config, class_names, compiled=False):
+def signatures(
+    model: keras.Model, config: Config, class_names: Sequence[str], compiled: bool = False
+) -> dict[str, Callable]:
     """{name: tf.function}, see `export`."""
     size = config.image_size
     preprocess = Preprocess(size, config.mean, config.std)
@@ -168,8 +190,10 @@ def signatures(model, config, class_names, compiled=False):
     return served
 
 
-def make_examples(model, config, class_names):
-    """{signature: (inputs, outputs)} of two random images, outputs as Keras computes them."""
+def make_examples(
+    model: keras.Model, config: Config, class_names: Sequence[str]
+) -> dict[str, tuple[dict, dict]]:
+    """{signature: (inputs, outputs)} for two random images; Keras computes the outputs."""
     size = config.image_size
     preprocess = Preprocess(size, config.mean, config.std)
     images = np.random.default_rng(0).integers(0, 256, (2, size + 9, 2 * size, 3), "uint8")
@@ -197,8 +221,8 @@ def make_examples(model, config, class_names):
     return examples
 
 
-def write_warmup(examples, path):
-    """The first image of each example as a request, which a server answers before any other."""
+def write_warmup(examples: dict[str, tuple[dict, dict]], path: pathlib.Path) -> None:
+    """Writes requests for the first image of each example, which a server answers at its start."""
     with tf.io.TFRecordWriter(str(path)) as records:
         for name, (inputs, _) in examples.items():
             request = predict_pb2.PredictRequest(
@@ -209,7 +233,7 @@ def write_warmup(examples, path):
             records.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
 
 
-def batching_parameters():
+def batching_parameters() -> str:
     """How a server joins requests to batches, as TF Serving's BatchingParameters."""
     # Without `allowed_batch_sizes`: to fill a batch up to one of them a server copies the first
     # image of the last request, and if that request is empty, the process ends.

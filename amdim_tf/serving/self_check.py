@@ -1,13 +1,15 @@
-"""What a SavedModel must stand before a server sees it.
+"""Checks that a SavedModel passes before a server sees it.
 
 TF Serving takes up models that then fail each request, and some requests end its process. Each
-check here is of something that it does not refuse by itself when it loads a version.
+check here is for something that the server does not refuse by itself when it loads a version.
 """
 
 import pathlib
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +20,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.serving.c_api import UNAVAILABLE
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
-# They run Python, which a server lacks.
+# Operations that run Python, which a server lacks.
 PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 GARBAGE = {
@@ -36,18 +38,23 @@ class Unavailable(Exception):
     """This TensorFlow has no C API that could be used; the message says what it lacks."""
 
 
-def check(folder, examples, weights, dtype="float32"):
+def check(
+    folder: str | pathlib.Path,
+    examples: Mapping[str, tuple[dict, dict]],
+    weights: int,
+    dtype: str = "float32",
+) -> None:
     """Checks the SavedModel in `folder` as a server would meet it.
 
     Args:
-        folder: of the SavedModel, with warm-up requests.
-        examples: {signature: (inputs, outputs)}, each {name: array}, of two images or more.
+        folder: that of the SavedModel, with warm-up requests.
+        examples: {signature: (inputs, outputs)}, each {name: array}, for two images or more.
         weights: numbers that all weights have together.
-        dtype: of the weights; outputs may differ from the examples by 1e-5 in float32 and 2e-2 in
-            bfloat16, relative, in the Euclidean norm.
+        dtype: that of the weights; outputs may differ from the examples by 1e-5 in float32 and 2e-2
+            in bfloat16, relative, in the Euclidean norm.
 
     Raises:
-        ExportError: the first thing found.
+        ExportError: a check failed, the first of them.
     """
     graph = read_graph(folder)
     check_operations(graph)
@@ -66,14 +73,14 @@ def check(folder, examples, weights, dtype="float32"):
         check_in_python(folder, examples, dtype)
 
 
-def read_graph(folder):
+def read_graph(folder: str | pathlib.Path) -> Any:
     """The MetaGraphDef that a server loads."""
     contents = (pathlib.Path(folder) / "saved_model.pb").read_bytes()
     return saved_model_pb2.SavedModel.FromString(contents).meta_graphs[0]
 
 
-def check_operations(graph):
-    """Nothing in `graph`, a MetaGraphDef, needs Python or a compiler, which servers lack."""
+def check_operations(graph: Any) -> None:
+    """Checks that nothing in `graph`, a MetaGraphDef, needs Python or XLA, which servers lack."""
     functions = graph.graph_def.library.function
     for where, nodes in [
         ("the graph", graph.graph_def.node),
@@ -89,16 +96,16 @@ def check_operations(graph):
             raise ExportError(f"{function.signature.name} is compiled by XLA, which a server lacks")
 
 
-def check_weights(folder, weights):
-    """Each weight is stored once."""
+def check_weights(folder: str | pathlib.Path, weights: int) -> None:
+    """Checks that each weight is stored once."""
     stored = tf.train.list_variables(str(pathlib.Path(folder) / "variables" / "variables"))
     count = sum(int(np.prod(shape)) for name, shape in stored if "OBJECT_GRAPH" not in name)
     if count != weights:
         raise ExportError(f"{count} numbers are stored, {weights} are the model's weights")
 
 
-def check_batches(name, signature):
-    """Inputs and outputs of a SignatureDef have a batch axis of any length."""
+def check_batches(name: str, signature: Any) -> None:
+    """Checks that inputs and outputs of a SignatureDef have a batch axis of any length."""
     for tensors in (signature.inputs, signature.outputs):
         for key, tensor in tensors.items():
             sides = [side.size for side in tensor.tensor_shape.dim]
@@ -109,8 +116,8 @@ def check_batches(name, signature):
                 )
 
 
-def check_warmup(folder, signatures):
-    """Warm-up requests name existing signatures and inputs; else a server does not start."""
+def check_warmup(folder: str | pathlib.Path, signatures: Mapping) -> None:
+    """Checks that warm-up requests fit the signatures; otherwise a server does not start."""
     for record in tf.data.TFRecordDataset(str(pathlib.Path(folder) / WARMUP)).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         name = request.model_spec.signature_name
@@ -121,9 +128,15 @@ def check_warmup(folder, signatures):
             )
 
 
-def check_answers(folder, signatures, examples, tolerance):
-    """Right answers to right requests, between errors for wrong ones."""
-    calls, expected = [], []
+def check_answers(
+    folder: str | pathlib.Path,
+    signatures: Mapping,
+    examples: Mapping[str, tuple[dict, dict]],
+    tolerance: float,
+) -> None:
+    """Checks that good requests have good answers, also after errors for malformed ones."""
+    calls: list[tuple] = []
+    expected: list[tuple] = []
     for name, (inputs, outputs) in examples.items():
         good = call(signatures[name], inputs)
         for wrong, changed in malformed(inputs):
@@ -139,15 +152,15 @@ def check_answers(folder, signatures, examples, tolerance):
         compare(name, dict(zip(sorted(outputs), answer, strict=True)), outputs, tolerance)
 
 
-def compare(name, given, outputs, tolerance):
-    """Raises `ExportError` if what signature `name` has `given` is not its `outputs`."""
+def compare(name: str, given: dict, outputs: dict, tolerance: float) -> None:
+    """Raises `ExportError` if the answer `given` by signature `name` is not its `outputs`."""
     for key, output in outputs.items():
         if not agree(given[key], output, tolerance):
             raise ExportError(f"{key} of signature {name} is not what the model gives")
 
 
-def agree(ours, expected, tolerance):
-    """Arrays of the same shape whose difference is at most `tolerance` of their norm."""
+def agree(ours: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    """Whether two arrays have one shape, and differ by at most `tolerance` of their norm."""
     if ours.shape != expected.shape:
         return False
     if expected.dtype.kind != "f":
@@ -156,8 +169,8 @@ def agree(ours, expected, tolerance):
     return bool(difference <= tolerance * np.linalg.norm(np.float64(expected)))
 
 
-def malformed(inputs):
-    """What is wrong with a request, and the request."""
+def malformed(inputs: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
+    """Yields what is wrong with a request, and the request."""
     ((key, array),) = inputs.items()
     yield "another rank", {key: array[0, ...]}
     yield "one more axis", {key: array[None]}
@@ -168,13 +181,13 @@ def malformed(inputs):
         yield "one channel", {key: array[..., :1]}
 
 
-def call(signature, inputs):
-    """`inputs` by the names of the graph's tensors, and those of the outputs, in order of keys."""
+def call(signature: Any, inputs: dict[str, np.ndarray]) -> tuple[dict, list[str]]:
+    """The `inputs` by the names of the graph's tensors, and the names of the outputs, sorted."""
     fed = {signature.inputs[key].name: array for key, array in inputs.items()}
     return fed, [tensor.name for _, tensor in sorted(signature.outputs.items())]
 
 
-def serve(folder, calls):
+def serve(folder: str | pathlib.Path, calls: Sequence[tuple]) -> list:
     """The answers of a process without Python TensorFlow to `calls`, see `amdim_tf.serving.c_api`.
 
     Raises:
@@ -198,8 +211,10 @@ def serve(folder, calls):
     return pickle.loads(done.stdout)
 
 
-def check_in_python(folder, examples, dtype):
-    """The values of a SavedModel that Python loads, such as one that XLA compiles."""
+def check_in_python(
+    folder: str | pathlib.Path, examples: Mapping[str, tuple[dict, dict]], dtype: str
+) -> None:
+    """Checks the values of a SavedModel that Python loads, such as one that XLA compiles."""
     served = tf.saved_model.load(str(folder)).signatures
     for name, (inputs, outputs) in examples.items():
         given = served[name](**{key: tf.constant(array) for key, array in inputs.items()})
