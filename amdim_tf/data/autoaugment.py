@@ -1,7 +1,7 @@
 """Fast AutoAugment (Lim et al. 2019, arXiv 1905.00397): the paper's strong augmentation (3.4).
 
-A policy is a list of sub-policies, of which each view draws one; a sub-policy is two operations,
-each with a probability and a value. Batched like the rest of the views: every image passes
+A policy is a list of sub-policies, and each view draws one; a sub-policy is two operations, each
+with a probability and a value. Batched like the rest of the views: every image passes
 through all operations, and those that it did not draw get a neutral value.
 """
 
