@@ -1,6 +1,6 @@
-"""Training on several devices: which, and what a replica knows of the others in a step.
+"""Training on several devices: the choice of them, and what replicas exchange in a step.
 
-On Keras's other backends there is one replica.
+Keras's other backends have one replica.
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 from keras import ops
@@ -21,13 +23,13 @@ else:
     tf = None
 
 
-def choose_strategy(name="auto"):
+def choose_strategy(name: str = "auto") -> "tf.distribute.Strategy":
     """The `tf.distribute.Strategy` of `name`; call it before TensorFlow touches a device.
 
     Args:
         name: "none"; "mirrored" for all local accelerators; "multiworker" for those of several
-            machines, from TF_CONFIG or Slurm's environment; "auto" for what is there; "cpu:N" for
-            N logical CPUs, to try distribution out.
+            machines, which TF_CONFIG or Slurm's environment lists; "auto" for all that are there;
+            "cpu:N" for N logical CPUs, to try distribution out.
 
     Raises:
         InputError: another name, "mirrored" without accelerators, or "multiworker" without or with
@@ -60,14 +62,14 @@ def choose_strategy(name="auto"):
 
 
 def _one_of_several():
-    """Whether the environment is that of one of several processes that train together."""
+    """Whether this process trains together with others, as its environment says."""
     if "TF_CONFIG" in os.environ:
         return sum(map(len, _tf_config()["cluster"].values())) > 1
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
-def cluster():
-    """TensorFlow's resolver of the cluster that the environment describes."""
+def cluster() -> Any:
+    """TensorFlow's resolver for the cluster that the environment describes."""
     if "TF_CONFIG" in os.environ:
         _tf_config()
         return tf.distribute.cluster_resolver.TFConfigClusterResolver()
@@ -78,7 +80,7 @@ def cluster():
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             "strategy multiworker needs TF_CONFIG, or Slurm's environment on machines with GPUs. "
-            f"Received: no TF_CONFIG, and of Slurm: {error}"
+            f"Received: no TF_CONFIG, and from Slurm: {error}"
         ) from error
 
 
@@ -98,12 +100,12 @@ def _tf_config():
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """A process among those that train together.
+    """One of the processes that train together.
 
     Args:
-        index: of the process; process 0, the chief, writes what a run leaves.
-        local: replicas of a process.
-        replicas: of all processes.
+        index: number of the process; process 0, the chief, writes the files of a run.
+        local: number of replicas in each process.
+        replicas: number of replicas in all processes together.
     """
 
     index: int = 0
@@ -111,20 +113,22 @@ class Worker:
     replicas: int = 1
 
     @property
-    def chief(self):
+    def chief(self) -> bool:
+        """Whether this process writes the files of a run."""
         return self.index == 0
 
     @property
-    def alone(self):
+    def alone(self) -> bool:
+        """Whether there is no other process."""
         return self.local == self.replicas
 
-    def owns(self, number):
-        """Whether a replica of this process takes the batch of that `number` (int or tensor)."""
+    def owns(self, number: Any) -> Any:
+        """Whether a replica of this process takes the batch with this `number` (int or tensor)."""
         return number // self.local % (self.replicas // self.local) == self.index
 
 
-def worker(strategy):
-    """The `Worker` that this process is under `strategy`."""
+def worker(strategy: "tf.distribute.Strategy") -> Worker:
+    """The `Worker` that stands for this process under `strategy`."""
     resolver, replicas = strategy.cluster_resolver, strategy.num_replicas_in_sync
     if not resolver or not resolver.task_type:
         return Worker(0, replicas, replicas)
@@ -138,28 +142,29 @@ def worker(strategy):
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Where and how a model is trained or runs.
+    """The devices on which a model trains or runs.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
-        compiled: whether by XLA.
+        compiled: whether XLA compiles the model's functions.
     """
 
-    strategy: object
+    strategy: "tf.distribute.Strategy"
     compiled: bool = False
 
     @property
-    def worker(self):
+    def worker(self) -> Worker:
+        """This process, see the function `worker`."""
         return worker(self.strategy)
 
 
-def choose_devices(strategy="none", xla="off"):
-    """The `Devices` of the flags of those names.
+def choose_devices(strategy: str = "none", xla: str = "off") -> Devices:
+    """The `Devices` that the flags `strategy` and `xla` choose.
 
     Args:
         strategy: see `choose_strategy`.
-        xla: "on" or "off" for the compiler; "auto" for accelerators alone, since on a CPU it loses
-            to oneDNN's convolutions.
+        xla: "on" or "off"; "auto" compiles on accelerators alone, since on a CPU XLA is slower
+            than oneDNN's convolutions.
 
     Raises:
         InputError: see `choose_strategy`.
@@ -169,20 +174,22 @@ def choose_devices(strategy="none", xla="off"):
     return Devices(chosen, compiled)
 
 
-def over_batches(function, strategy):
-    """`function` of a batch's tensors, as one of an iterable of batches.
+def over_batches(
+    function: Callable, strategy: "tf.distribute.Strategy"
+) -> Callable[[Iterable], Iterator]:
+    """Makes `function`, which takes the tensors of a batch, take an iterable of batches.
 
-    All replicas take a batch each at a time. Of each such round it yields the function's tensors
-    (B,...), those of all replicas one after the other, as arrays; of several workers each gets all.
+    In each round every replica takes one batch. The result yields, for each round, the tensors that
+    `function` returns as arrays (B,...), the replicas' one after the other; every worker gets all.
 
     Args:
-        function: to a nest of tensors; traced once.
-        strategy: a `tf.distribute.Strategy`, which all batches are distributed by.
+        function: returns a nest of tensors; it is traced once.
+        strategy: the `tf.distribute.Strategy` that distributes the batches.
     """
-    me = worker(strategy)
+    own = worker(strategy)
 
     def joined(x):
-        return strategy.gather(x, axis=0) if me.replicas > 1 else x
+        return strategy.gather(x, axis=0) if own.replicas > 1 else x
 
     @tf.function(autograph=False)
     def run(batch):
@@ -191,56 +198,60 @@ def over_batches(function, strategy):
     def outputs(batches):
         batches = iter(batches)
         for first in batches:
-            if me.replicas == 1:
+            if own.replicas == 1:
                 batch = first
             else:
-                own = [first, *(next(batches) for _ in range(me.local - 1))]
+                several = [first, *(next(batches) for _ in range(own.local - 1))]
                 batch = tf.nest.map_structure(
-                    lambda *parts: strategy.experimental_distribute_values_from_function(
-                        lambda context: parts[context.replica_id_in_sync_group % me.local]
+                    lambda *each: strategy.experimental_distribute_values_from_function(
+                        lambda context: each[context.replica_id_in_sync_group % own.local]
                     ),
-                    *own,
+                    *several,
                 )
             yield tf.nest.map_structure(lambda x: x.numpy(), run(batch))
 
     return outputs
 
 
-def check_agreement(strategy, text):
-    """Waits for all processes, if there are others.
+def check_agreement(strategy: "tf.distribute.Strategy", text: str) -> None:
+    """Waits for the other processes, if there are any.
 
     Raises:
-        InputError: another process has another `text`, or has stopped.
+        InputError: another process has a different `text`, or has stopped.
     """
     if worker(strategy).alone:
         return
     digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
     def gathered():
-        mine = tf.constant([digest], tf.int64)
-        return tf.distribute.get_replica_context().all_gather(mine, axis=0)
+        local = tf.constant([digest], tf.int64)
+        return tf.distribute.get_replica_context().all_gather(local, axis=0)
 
     @tf.function(autograph=False)
     def digests():
         return strategy.run(gathered)
 
     try:
-        everyones = strategy.experimental_local_results(digests())[0].numpy()
+        known = strategy.experimental_local_results(digests())[0].numpy()
     except tf.errors.OpError as error:
         raise InputError("Another worker stopped; see its message.") from error
-    if len(set(everyones.tolist())) > 1:
+    if len(set(known.tolist())) > 1:
         raise InputError(
-            "All workers must have the same configuration, and see the same workdir. Received: "
+            "All workers must have the same configuration and see the same workdir. Received: "
             f"{text} here, and something else on another worker"
         )
 
 
-def check_batch(batch, micro_batch, strategy):
-    """Raises `InputError` for a `batch` that the replicas of `strategy` cannot share and divide."""
+def check_batch(batch: int, micro_batch: int, strategy: "tf.distribute.Strategy") -> None:
+    """Checks that the replicas of `strategy` can share `batch` images and divide their shares.
+
+    Raises:
+        InputError: they cannot.
+    """
     count = strategy.num_replicas_in_sync
     if batch % count or batch // count < 2:
         raise InputError(
-            f"batch_size is that of all replicas together and must be a multiple of their number, "
+            "batch_size counts the images of all replicas, and must be a multiple of their number, "
             f"{count}, with two images or more for each. Received: batch_size={batch}"
         )
     if micro_batch and batch // count % micro_batch:
@@ -250,28 +261,28 @@ def check_batch(batch, micro_batch, strategy):
         )
 
 
-def current(variable):
-    """The value of a variable of TensorFlow's; of one of several devices, what is saved of it."""
+def current(variable: Any) -> Any:
+    """The value of TensorFlow's `variable`; if several devices have one each, the value to save."""
     if not isinstance(variable, tf.distribute.DistributedValues):
         return tf.convert_to_tensor(variable)
     with variable.distribute_strategy.scope():
         return variable.distribute_strategy.extended.read_var(variable)
 
 
-def replicas():
+def replicas() -> int:
     """The number of replicas that run this step."""
     return tf.distribute.get_strategy().num_replicas_in_sync if tf else 1
 
 
-def all_mean(x):
+def all_mean(x: Any) -> Any:
     """The mean of `x` over all replicas, differentiable."""
     if replicas() == 1:
         return x
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, x)
 
 
-def gather(x):
-    """`x` (b,...) of all replicas as one (B,...), differentiable."""
+def gather(x: Any) -> Any:
+    """The `x` (b,...) of all replicas as one tensor (B,...), differentiable."""
     if replicas() == 1:
         return x
     images = x.shape[0] and x.shape[0] * replicas()
@@ -279,31 +290,32 @@ def gather(x):
     return ops.reshape(gathered, (images or -1, *x.shape[1:]))
 
 
-def first_image(batch):
-    """The place in the global batch of the first of this replica's `batch` images."""
+def first_image(batch: Any) -> Any:
+    """The place in the global batch at which this replica's `batch` images begin."""
     if replicas() == 1:
         return 0
     return tf.distribute.get_replica_context().replica_id_in_sync_group * batch
 
 
-def compiled(function):
-    """`function` of nests of tensors, compiled by XLA.
+def compiled(function: Callable) -> Callable:
+    """`function`, which takes nests of tensors, compiled by XLA.
 
-    If several threads call it, as those of `tf.data` do, it may not reduce floats on a processor:
-    XLA makes that a `YnnFusionThunk`, whose simultaneous first runs crash in TensorFlow 2.21.
+    It may not reduce floats on a processor if several threads call it, as those of `tf.data` do:
+    XLA makes that a `YnnFusionThunk`, and TensorFlow 2.21 crashes if two of them first run at once.
     """
     return tf.function(function, jit_compile=True, autograph=False) if tf else function
 
 
-def region(function, compiled=False):
-    """`function` of nests of tensors as one graph, traced once for all replicas that call it.
+def region(function: Callable, compiled: bool = False) -> Callable:
+    """`function`, which takes nests of tensors, as one graph that is traced once for all replicas.
 
-    Without it each replica would trace its own. It may hold neither variables nor collectives.
+    Otherwise each replica would trace it again. It may hold neither variables nor collectives.
 
     Args:
         compiled: whether XLA compiles it.
     """
-    known, lock = {}, threading.Lock()
+    known: dict[str, Callable] = {}
+    lock = threading.Lock()
 
     def call(*inputs):
         flat = [None if x is None else tf.convert_to_tensor(x) for x in tf.nest.flatten(inputs)]
@@ -320,8 +332,8 @@ def region(function, compiled=False):
     return call
 
 
-def stateless(function, variables):
-    """`function` of tensors as one of the values of `variables`, a list, and the tensors."""
+def stateless(function: Callable, variables: list) -> Callable:
+    """`function`, as one that takes the values of its `variables` before its own arguments."""
 
     def call(values, *inputs):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):

@@ -1,8 +1,8 @@
-"""One process at a time in a folder: two would lose each other's files.
+"""One process at a time in a folder: two would overwrite each other's files.
 
-The lock is `flock`'s, which the system gives back whatever ends the process. On file systems
-without it (ENOLCK and the like) the file is a lease, renewed while the process lives: it ends with
-the process, if that was of this machine, else after `LEASE_SECONDS` without a renewal.
+The lock is `flock`'s, which the system releases however the process ends. On file systems without
+`flock` (ENOLCK and the like) the file is a lease, which the process renews while it lives. A lease
+ends with its process if that ran on this machine, else after `LEASE_SECONDS` without a renewal.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ UNWRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM}
 
 
 @contextlib.contextmanager
-def locked(folder, name: str) -> Iterator[None]:
-    """Holds `folder`, which is made if need be, for this process.
+def locked(folder: str | pathlib.Path, name: str) -> Iterator[None]:
+    """Holds `folder` for this process, and makes it if it is not there.
 
-    A folder that cannot be written is not held: nothing is lost there.
+    A folder that cannot be written is not held: no file can be lost there.
 
     Args:
-        folder: of this machine, or mounted.
-        name: of the flag that names it, for the error.
+        folder: on this machine, or mounted.
+        name: the flag that gives the folder, for the error.
 
     Raises:
-        InputError: another process holds it, or it cannot be made.
+        InputError: another process holds the folder, or it cannot be made.
 
     Example:
     >>> with locked("runs/cifar10-tiny-seed0", "workdir"):
@@ -67,7 +67,7 @@ def locked(folder, name: str) -> Iterator[None]:
 
 
 def _flock(path):
-    """What holds `path` until it is left, or None if another process holds it."""
+    """A context that holds `path`, or None if another process holds it."""
     while True:
         file = path.open("a+")
         try:
@@ -77,10 +77,10 @@ def _flock(path):
         except BlockingIOError:
             file.close()
             return None
-        except FileNotFoundError:  # its holder left, and removed it
+        except FileNotFoundError:  # its holder removed it and left
             pass
         except OSError:
-            if not os.fstat(file.fileno()).st_size:  # made here, and no lease
+            if not os.fstat(file.fileno()).st_size:  # made here, so it is no lease
                 path.unlink(missing_ok=True)
             file.close()
             raise
@@ -92,7 +92,7 @@ def _flock(path):
 
 
 def _lease(path):
-    """As `_flock`, by a file that is renewed."""
+    """Like `_flock`, by a file that is renewed."""
     while True:
         try:
             with path.open("x") as file:
@@ -114,14 +114,14 @@ def _lease(path):
 
 
 def _ended(path):
-    """Whether the process of the lease `path` has ended, or has long not renewed it."""
+    """Whether the process of the lease `path` has ended, or has not renewed it in time."""
     owner = read_json(path)
     if owner.get("host") == socket.gethostname():
         try:
             os.kill(owner["pid"], 0)
         except ProcessLookupError:
             return True
-    # By the clock of the file system, which is not that of every machine.
+    # Both times are the file system's: the clock of this machine may differ from it.
     now = path.with_name(f"{LOCK}.{os.getpid()}")
     now.touch()
     try:

@@ -1,12 +1,13 @@
 """Progress bars: moving ones in a terminal, a line now and then in a log file."""
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
 
-def progress(total, initial=0, unit=" images", **options):
-    """A bar of `tqdm` that counts to `total` from `initial` on."""
+def progress(total: int, initial: int = 0, unit: str = " images", **options: Any) -> tqdm:
+    """A bar of `tqdm` that counts from `initial` to `total`."""
     return tqdm(
         total=total,
         initial=initial,

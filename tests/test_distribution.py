@@ -200,7 +200,7 @@ def test_slurms_environment_is_read(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # which TensorFlow writes
-    with pytest.raises(InputError, match="on machines with GPUs. Received: no TF_CONFIG, and of"):
+    with pytest.raises(InputError, match="on machines with GPUs. Received: no TF_CONFIG, and from"):
         choose_strategy("auto")
     monkeypatch.setattr(slurm_cluster_resolver, "get_num_gpus", lambda: 8)
     resolver = cluster()
