@@ -1,1 +1,1 @@
-"""Features become numbers and pictures of what they are worth."""
+"""Evaluation: numbers and pictures that say how good features are."""

@@ -1,6 +1,8 @@
 """Linear and MLP classifiers from scratch, on features or on augmented images (4)."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,14 +10,19 @@ import tensorflow as tf
 
 from amdim_tf import distribution
 from amdim_tf.data import pipeline
+from amdim_tf.data.data import Data
 from amdim_tf.data.splits import fold, permutation
+from amdim_tf.distribution import Devices
 from amdim_tf.errors import InputError
+from amdim_tf.evaluation.features import Features
 from amdim_tf.evaluation.neighbours import QUERIES
 from amdim_tf.evaluation.predictions import Predictions, rank
 from amdim_tf.objectives.probes import NAMES
 from amdim_tf.training.fitting import Course, fit
 from amdim_tf.training.model import Classifier
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay, guarded
+from amdim_tf.training.run_directory import RunDirectory
+from amdim_tf.typing import Config, Tensor
 
 PROBE_EPOCHS = 25
 PROBE_BATCH = 256
@@ -23,24 +30,34 @@ PROBE_LEARNING_RATE = 1e-2
 
 
 class Standardised(keras.Model):
-    """Features (B,D) to {"f1": (B,D)} of mean 0 and deviation 1 among those of `moments`."""
+    """Standardises features (B,D) to {"f1": (B,D)}, in float32.
 
-    def __init__(self, mean, deviation, **kwargs):
+    Args:
+        mean, deviation: (D,), see `Features.moments`.
+    """
+
+    def __init__(self, mean: np.ndarray, deviation: np.ndarray, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.mean, self.deviation, self.nrkhs = mean, deviation + 1e-6, len(mean)
 
-    def call(self, features, training=False):
+    def call(self, features: Tensor, training: bool = False) -> dict[str, Tensor]:
         return {"f1": (tf.cast(features, tf.float32) - self.mean) / self.deviation}
 
 
-def fit_on_features(train, test, classes, config, run=None):
-    """Classifiers from scratch on `Features` that are computed once, on one device.
+def fit_on_features(
+    train: Features,
+    test: Features,
+    classes: int,
+    config: Config,
+    run: RunDirectory | None = None,
+) -> dict[str, Predictions]:
+    """Trains classifiers from scratch on `Features` that are computed once, on one device.
 
     Args:
-        train, test: what they learn from, and what they then classify.
-        classes: their number.
-        config: a config; its `seed` is that of the weights and of the order of the images.
-        run: the `RunDirectory` from which the training goes on after a stop, if any.
+        train, test: the features to learn from, and those to classify.
+        classes: number of classes.
+        config: a config; its `seed` draws the weights and the order of the images.
+        run: the `RunDirectory` that keeps the training, so that it can go on after a stop.
 
     Returns:
         {"linear": Predictions, "mlp": Predictions}.
@@ -62,8 +79,12 @@ def fit_on_features(train, test, classes, config, run=None):
     return classify(model, test)
 
 
-def classify(model, features):
-    """{"linear": Predictions, "mlp": Predictions} of `Features` by a model or `Probes` of them."""
+def classify(model: keras.Model | keras.layers.Layer, features: Features) -> dict[str, Predictions]:
+    """{"linear": Predictions, "mlp": Predictions} for `Features`.
+
+    Args:
+        model: maps features (B,D) to logits of both classifiers, such as `Probes`.
+    """
     each = distribution.over_batches(_ranking(model), tf.distribute.get_strategy())
     blocks = range(0, len(features), QUERIES)
     return predictions(
@@ -74,10 +95,12 @@ def classify(model, features):
     )
 
 
-def feature_batches(features, batch, seed, first_step, last_step):
-    """Batches `((f1,), labels)` of `Features`, of the steps `first_step` to `last_step` - 1.
+def feature_batches(
+    features: Features, batch: int, seed: int, first_step: int, last_step: int
+) -> tf.data.Dataset:
+    """Batches `((f1,), labels)` of `Features`, for the steps `first_step` to `last_step` - 1.
 
-    Epochs are shuffled by (seed, epoch); what is left of one is not in its batches.
+    Epochs are shuffled by (seed, epoch), and leave out the images that do not fill a batch.
     """
     epoch_steps = len(features) // batch
 
@@ -100,22 +123,25 @@ def feature_batches(features, batch, seed, first_step, last_step):
     return batches.map(gather).take(last_step - first_step).prefetch(tf.data.AUTOTUNE)
 
 
-def fit_on_views(model, data, config, devices, run):
-    """The classifiers of `model`, trained from scratch on augmented images of `data.probe`.
+def fit_on_views(
+    model: Classifier, data: Data, config: Config, devices: Devices, run: RunDirectory
+) -> dict[str, Predictions]:
+    """Trains the classifiers of `model` from scratch on augmented images of `data.probe`.
 
-    The reference's schedule for classifiers on a frozen encoder; of one that is not, the encoder is
-    fine-tuned with them, and changed.
+    It uses the reference's schedule for classifiers on a frozen encoder. An encoder that is not
+    frozen is fine-tuned with them, and changed.
 
     Args:
         model: a `Classifier`, made under `devices.strategy`; see `build_classifier`.
-        data: a `Data`; its `probe` is fitted and its `test` scored.
-        config: a config whose `batch_size` is at most the number of images.
+        data: a `Data`; its `probe` is learned from and its `test` scored.
+        config: a config; its `batch_size` must be at most the number of images.
         devices: `distribution.Devices`.
-        run: the `RunDirectory` from which the training goes on after a stop.
+        run: the `RunDirectory` that keeps the training, so that it can go on after a stop.
 
     Returns:
         {"linear": Predictions, "mlp": Predictions}.
     """
+    assert data.probe and data.test, "data with classes has both"
     data = dataclasses.replace(data, train=data.probe)
     epoch_steps = pipeline.steps_per_epoch(data, config)
     steps = config.probe_epochs * epoch_steps
@@ -131,12 +157,15 @@ def fit_on_views(model, data, config, devices, run):
     return predictions(each(pipeline.test_batches(data, data.test, config, devices.worker)))
 
 
-def build_classifier(encoder, config, data, devices, frozen):
-    """The `Classifier` for `fit_on_views`, to be called under the scope of `devices.strategy`."""
+def build_classifier(
+    encoder: keras.Model, config: Config, data: Data, devices: Devices, frozen: bool
+) -> Classifier:
+    """Makes the `Classifier` for `fit_on_views`; call it in the scope of `devices.strategy`."""
+    assert data.probe, "data with classes has it"
     keras.utils.set_random_seed(config.seed)
     model = Classifier(encoder, len(data.class_names), frozen, seed=config.seed)
     steps = config.probe_epochs * (data.probe.size // config.batch_size)
-    decays = [part * steps for part in config.probe_decays]
+    decays = [fraction * steps for fraction in config.probe_decays]
     schedule = WarmupStepDecay(config.probe_learning_rate, 0, decays, config.decay_rate)
     optimizer = AdamL2(schedule, config.l2)
     if config.precision == "mixed_float16" and not frozen:
@@ -146,34 +175,39 @@ def build_classifier(encoder, config, data, devices, frozen):
 
 
 def _ranking(model):
-    """The function of `pipeline.test_batches` that `predictions` takes the results of."""
+    """A function that maps batches of `pipeline.test_batches` to what `predictions` takes."""
 
     def function(places, images, labels):
         logits = model(images, training=False)
         finite = [tf.reduce_all(tf.math.is_finite(logits[name]), axis=-1) for name in NAMES]
-        # Of several replicas no bool can be gathered.
+        # Several replicas cannot gather bools.
         finite = tf.cast(tf.stack(finite, 1), tf.int32)
         return labels, {name: rank(logits[name]) for name in NAMES}, finite
 
     return function
 
 
-def predictions(rounds):
-    """{"linear": Predictions, "mlp": Predictions} of the images that have labels.
+def predictions(rounds: Iterable) -> dict[str, Predictions]:
+    """{"linear": Predictions, "mlp": Predictions} for the images that have labels.
+
+    Args:
+        rounds: yields labels (B,), the ranked classes {name: (B,k)}, and whether each classifier's
+            logits are finite (B,2).
 
     Raises:
-        InputError: there are none, or logits that are not finite.
+        InputError: no image has a label, or some logits are not finite.
     """
-    labels, ranked, finite = [], {name: [] for name in NAMES}, []
+    found, finite = [], []
+    ranked: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for known, best, good in rounds:
         counted = known >= 0
-        labels.append(known[counted])
+        found.append(known[counted])
         finite.append(good[counted] > 0)
         for name in NAMES:
             ranked[name].append(best[name][counted])
-    labels = np.concatenate(labels)
+    labels = np.concatenate(found)
     if not len(labels):
-        raise InputError("There must be test images to measure by. Received: none that is good")
+        raise InputError("There must be test images to measure by. Received: none that can be used")
     for name, good in zip(NAMES, np.concatenate(finite).T, strict=True):
         if not good.all():
             raise InputError(
@@ -183,8 +217,12 @@ def predictions(rounds):
     return {name: Predictions(labels, np.concatenate(ranked[name])) for name in NAMES}
 
 
-def check_enough(train):
-    """Raises `InputError` for `Features` from which nothing can be learned."""
+def check_enough(train: Features) -> None:
+    """Checks that there are enough `Features` to learn from.
+
+    Raises:
+        InputError: there are not.
+    """
     if len(train) < 2:
         raise InputError(
             "Classifiers and neighbours need two or more labelled images to learn from. "

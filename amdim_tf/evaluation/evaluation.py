@@ -1,7 +1,7 @@
-"""What the encoder of a run has learned, by each of the protocols (4).
+"""Measures what the encoder of a run has learned, by each of the protocols (4).
 
 evaluation/NAME.json, NAME.png    a result and its confusion matrix
-evaluation/NAME.IDENTITY/         the training of classifiers that is not finished
+evaluation/NAME.IDENTITY/         a training of classifiers that is not finished
 evaluation/features/              see `amdim_tf.evaluation.features`
 evaluation/index-*.npz            labels of large sets, see `amdim_tf.data.splits`
 """
@@ -11,19 +11,25 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
 import shutil
 import time
+from collections.abc import Sequence
+from typing import Any
 
-import matplotlib.pyplot as plt
-from sklearn.metrics import ConfusionMatrixDisplay
+import keras
+import numpy as np
 
 from amdim_tf.config import MEANS, fields, file_name
 from amdim_tf.data import sources
-from amdim_tf.distribution import check_agreement, check_batch, choose_devices
+from amdim_tf.data.data import Data
+from amdim_tf.data.splits import Split
+from amdim_tf.distribution import Devices, check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import classifiers, fractions, predictions
-from amdim_tf.evaluation.features import digest, encode, kept_features
-from amdim_tf.evaluation.pictures import plain
+from amdim_tf.evaluation.features import Features, digest, encode, kept_features
+from amdim_tf.evaluation.pictures import draw_confusion
+from amdim_tf.evaluation.predictions import Predictions
 from amdim_tf.evaluation.protocols import PROTOCOLS
 from amdim_tf.evaluation.protocols.protocol import find_protocol
 from amdim_tf.files import local, read_json, write_json
@@ -31,9 +37,7 @@ from amdim_tf.lock import locked
 from amdim_tf.training.building import check_config
 from amdim_tf.training.run_directory import RunDirectory, environment, load_model
 from amdim_tf.training.run_files import read_config, read_result
-
-# More class names than this cannot be read in a picture.
-NAMED_CLASSES = 20
+from amdim_tf.typing import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +45,10 @@ class Settings:
     """How an encoder is measured.
 
     Args:
-        fast: linear and MLP classifiers learn from features computed once, without augmentation,
-            instead of by the reference's schedule on augmented images.
-        label_fraction: of the training images that classifiers and neighbours learn from.
-        features: what they see of an image: "f1", or "mixture", all of its mixture features.
+        fast: whether linear and MLP classifiers learn from features that are computed once,
+            instead of from augmented images by the reference's schedule.
+        label_fraction: fraction of the training images that classifiers and neighbours learn from.
+        features: what they see of an image: "f1", or "mixture" for all of its mixture features.
     """
 
     fast: bool = False
@@ -57,26 +61,26 @@ class Settings:
 
 
 def evaluate(
-    workdir,
-    config,
-    chosen=PROTOCOLS,
-    data_dir=None,
-    fast=False,
-    label_fraction=1.0,
-    features="f1",
-    strategy="none",
-    xla="off",
-):
+    workdir: str | pathlib.Path,
+    config: Config,
+    chosen: Sequence[str] = PROTOCOLS,
+    data_dir: str | pathlib.Path | None = None,
+    fast: bool = False,
+    label_fraction: float = 1.0,
+    features: str = "f1",
+    strategy: str = "none",
+    xla: str = "off",
+) -> dict[str, dict[str, Any]]:
     """Measures the encoder of a run; writes a result and a picture for each protocol.
 
-    A protocol that was measured before, on the same encoder by the same settings, is not measured
-    again, and one that was stopped goes on from its last checkpoint.
+    A protocol that was measured before, on the same encoder with the same settings, is not measured
+    again. A measurement that was stopped goes on from its last checkpoint.
 
     Args:
         workdir: the run directory.
-        config: of the data and of the classifiers' schedule, see `evaluation_config`.
+        config: the config for the data and the classifiers' schedule, see `evaluation_config`.
         chosen: names of protocols, see `protocols.protocol`.
-        data_dir: where the data is, see `sources.load`.
+        data_dir: the folder of the data, see `sources.load`.
         fast, label_fraction, features: see `Settings`.
         strategy, xla: see `distribution.choose_devices`.
 
@@ -84,8 +88,8 @@ def evaluate(
         {protocol: result}, as in `workdir`/evaluation.
 
     Raises:
-        InputError: a run without checkpoint or without the features, data without classes, or too
-            many bad images.
+        InputError: the run has no checkpoint or not the features, the data has no classes, or too
+            many images are bad.
         Stopped: by SIGINT or SIGTERM, after a checkpoint was saved.
     """
     check_config(config)
@@ -110,22 +114,32 @@ def evaluate(
 
 
 class Evaluation:
-    """The measurement of the encoder of a run on a data set.
+    """Measures the encoder of a run on a data set.
 
     Args:
         workdir: the run directory.
-        config, data: a config and a `Data`.
+        config, data: a config and a `Data` with classes.
         devices: `distribution.Devices`.
         settings: `Settings`.
     """
 
-    def __init__(self, workdir, config, data, devices, settings):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        config: Config,
+        data: Data,
+        devices: Devices,
+        settings: Settings,
+    ):
         self.workdir, self.config, self.data = workdir, config, data
         self.devices, self.settings = devices, settings
         self.folder, self.chief = workdir / "evaluation", devices.worker.chief
         self.classes = len(data.class_names)
         self.encoder, self.step = self.load()
-        self.places, self.unfinished = None, set()
+        assert data.probe and data.test, "data with classes has both"
+        self.known_split, self.test_split = data.probe, data.test
+        self.places: np.ndarray | None = None
+        self.unfinished: set[pathlib.Path] = set()
         if settings.label_fraction < 1:
             labels = data.probe.labels(self.folder)
             self.places = fractions.balanced_places(labels, settings.label_fraction, self.classes)
@@ -139,7 +153,7 @@ class Evaluation:
                 flush=True,
             )
 
-    def load(self):
+    def load(self) -> tuple[keras.Model, int]:
         """The encoder as it was trained, on all devices, and the step of its training."""
         with self.devices.strategy.scope():
             model, step = load_model(self.workdir, self.config.precision)
@@ -151,8 +165,8 @@ class Evaluation:
                 )
             return offered[self.settings.features], step
 
-    def measure(self, protocol):
-        """The result of a protocol: that on disk, or what is measured now and written."""
+    def measure(self, protocol: str) -> dict[str, Any]:
+        """The result of a protocol, from the disk, or measured now and written."""
         name = self.name(protocol)
         path, identity = self.folder / f"{name}.json", self.identity(protocol)
         result = read_json(path)
@@ -163,6 +177,7 @@ class Evaluation:
             found = find_protocol(protocol)().predictions(self)
             self.data.failures.check()
             if self.chief:
+                assert found, "the chief has predictions"
                 self.write(path, protocol, found, identity, time.time() - started)
             check_agreement(self.devices.strategy, f"{name} measured")
             result = read_json(path)
@@ -171,30 +186,33 @@ class Evaluation:
         self.unfinished.add(self.training_path(protocol))
         return result
 
-    def tidy(self):
-        """Removes the trainings of classifiers whose results are written."""
+    def tidy(self) -> None:
+        """Removes the trainings of classifiers after their results are written."""
         for path in self.unfinished if self.chief else ():
             shutil.rmtree(path, ignore_errors=True)
 
-    # What several protocols need is computed once.
+    # Several protocols need these; each is computed once.
 
     @functools.cached_property
-    def known_features(self):
+    def known_features(self) -> Features:
+        """The `Features` to learn from."""
         if self.places is None:
-            return self.encode(self.data.probe)
-        everything = kept_features(self.encoder, self.data.probe, *self.kept)
+            return self.encode(self.known_split)
+        everything = kept_features(self.encoder, self.known_split, *self.kept)
         return everything.within(self.places) if everything else self.encode(self.subset)
 
     @functools.cached_property
-    def test_features(self):
-        return self.encode(self.data.test)
+    def test_features(self) -> Features:
+        """The `Features` of the test images."""
+        return self.encode(self.test_split)
 
     @functools.cached_property
-    def subset(self):
-        return self.data.probe.subset(self.places, self.folder)
+    def subset(self) -> Split:
+        """The images to learn from, if not all."""
+        return self.known_split.subset(self.places, self.folder)
 
     @functools.cached_property
-    def probes(self):
+    def probes(self) -> dict[str, Predictions] | None:
         """{"linear", "mlp": Predictions} on the frozen encoder; see `Protocol.predictions`."""
         if not self.settings.fast:
             return self.on_views("linear", self.encoder, frozen=True)
@@ -205,25 +223,26 @@ class Evaluation:
         return classifiers.fit_on_features(*features, self.classes, self.config, run)
 
     @property
-    def kept(self):
+    def kept(self) -> tuple[Config, pathlib.Path, int]:
+        """The arguments of `encode` that say which features are kept, and where."""
         return self.config, self.folder / "features", self.step
 
-    def encode(self, split):
-        """`Features` of a `split` in the run's folder of features."""
+    def encode(self, split: Split) -> Features:
+        """The `Features` of a `split`, kept in the run's folder of features."""
         config, folder, step = self.kept
         if self.chief:
             print(f"features  of {split.size} images, in {folder}", flush=True)
         return encode(self.encoder, self.data, split, config, self.devices, folder, step)
 
-    def on_views(self, protocol, encoder, frozen):
-        """`Predictions` of classifiers that learn from augmented images."""
+    def on_views(self, protocol: str, encoder: keras.Model, frozen: bool) -> dict[str, Predictions]:
+        """{"linear", "mlp": Predictions} by classifiers that learn from augmented images."""
         data = self.data
         if self.places is not None:
             data = dataclasses.replace(data, probe=self.subset)
         config = self.config.copy_and_resolve_references()
         together = self.devices.worker.replicas * max(config.micro_batch, 1)
-        if data.probe.size < config.batch_size:
-            config.batch_size = data.probe.size // together * together
+        if self.labelled < config.batch_size:
+            config.batch_size = self.labelled // together * together
         check_batch(config.batch_size, config.micro_batch, self.devices.strategy)
         with self.devices.strategy.scope():
             model = classifiers.build_classifier(encoder, config, data, self.devices, frozen)
@@ -232,35 +251,36 @@ class Evaluation:
 
     # Names and identities
 
-    def name(self, protocol):
+    def name(self, protocol: str) -> str:
         """The name of a result's files, without extension."""
         settings = self.settings
-        parts = [file_name(self.config.dataset), file_name(protocol)]
-        parts += ["fast"] * (settings.fast and len(find_protocol(protocol).ways) > 1)
-        parts += [f"{settings.label_fraction:g}"] * (settings.label_fraction < 1)
-        parts += ["mixture"] * (settings.features == "mixture")
-        return "-".join(parts)
+        words = [file_name(self.config.dataset), file_name(protocol)]
+        words += ["fast"] * (settings.fast and len(find_protocol(protocol).ways) > 1)
+        words += [f"{settings.label_fraction:g}"] * (settings.label_fraction < 1)
+        words += ["mixture"] * (settings.features == "mixture")
+        return "-".join(words)
 
-    def identity(self, protocol):
-        """Text that differs for results of another encoder, other data or other settings."""
+    def identity(self, protocol: str) -> str:
+        """A text that differs if encoder, data or settings of a result differ."""
         how = {name: x for name, x in fields(self.config).items() if name not in MEANS}
         settings = dataclasses.asdict(self.settings) | {"fast": self.name(protocol)}
-        of = [self.step, self.encoder_digest, self.data.probe.digest, self.data.test.digest]
-        text = json.dumps([how, settings, of, self.data.class_names], sort_keys=True)
+        what = [self.step, self.encoder_digest, self.known_split.digest, self.test_split.digest]
+        text = json.dumps([how, settings, what, self.data.class_names], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @functools.cached_property
-    def encoder_digest(self):
+    def encoder_digest(self) -> str:
+        """See `features.digest`."""
         return digest(self.encoder)
 
-    def training_path(self, protocol):
-        """Where the training of a protocol's classifiers is kept; linear and MLP share one."""
+    def training_path(self, protocol: str) -> pathlib.Path:
+        """The folder that keeps the training of a protocol's classifiers, which some share."""
         shared = find_protocol(protocol).training or protocol
         name = self.name(shared).replace("-linear", "-probes")
         return self.folder / f"{name}.{self.identity(shared)[:8]}"
 
-    def open_training(self, protocol):
-        """The `RunDirectory` of a protocol's classifiers, in which their training goes on."""
+    def open_training(self, protocol: str) -> RunDirectory:
+        """The `RunDirectory` that keeps the training of a protocol's classifiers."""
         path = self.training_path(protocol)
         config = fields(self.config) | {"identity": self.identity(protocol)}
         run = RunDirectory(path, config) if self.chief else None
@@ -268,12 +288,14 @@ class Evaluation:
             check_agreement(self.devices.strategy, f"{path} is there")
         return run or RunDirectory(path, config)
 
-    def distributed(self, protocol):
-        """Whether all workers take part in the training of its classifiers."""
+    def distributed(self, protocol: str) -> bool:
+        """Whether all workers train the classifiers of a protocol together."""
         return not self.settings.fast or "features" not in find_protocol(protocol).ways
 
-    def write(self, path, protocol, found, identity, seconds):
-        """Writes the result of `Predictions`, and their confusion matrix."""
+    def write(
+        self, path: pathlib.Path, protocol: str, found: Predictions, identity: str, seconds: float
+    ) -> None:
+        """Writes the result of `found`, and its confusion matrix."""
         report, confusion = predictions.report(found, self.data.class_names)
         result = {
             "protocol": protocol,
@@ -299,7 +321,7 @@ class Evaluation:
         write_json(path, result)
 
 
-def title(result):
+def title(result: dict[str, Any]) -> str:
     """A result in one line."""
     accuracy = result["accuracy"]
     low, high = accuracy["interval"]
@@ -307,28 +329,3 @@ def title(result):
         f"{result['config']['dataset']}, {result['protocol']}{' (fast)' * result['fast']}: top-1 "
         f"{accuracy['top1']:.3f} ({low:.3f} to {high:.3f}), top-5 {accuracy['top5']:.3f}"
     )
-
-
-def draw_confusion(confusion, class_names, heading, path):
-    """Draws counts (classes,classes) by true and predicted class, as parts of the true class."""
-    parts = confusion / confusion.sum(1, keepdims=True).clip(1)
-    named = len(class_names) <= NAMED_CLASSES
-    figure, axes = plt.subplots(figsize=(8, 7), layout="constrained")
-    display = ConfusionMatrixDisplay(
-        parts, display_labels=list(map(plain, class_names)) if named else None
-    )
-    display.plot(
-        ax=axes,
-        include_values=named,
-        values_format=".2f",
-        cmap="Blues",
-        xticks_rotation="vertical",
-        text_kw={"fontsize": 7},
-    )
-    if not named:
-        axes.xaxis.set_major_locator(plt.MaxNLocator(10, integer=True))
-        axes.yaxis.set_major_locator(plt.MaxNLocator(10, integer=True))
-    display.im_.colorbar.set_label("part of the images of the true class")
-    axes.set_title(heading, fontsize=10)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)

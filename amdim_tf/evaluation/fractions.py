@@ -1,21 +1,21 @@
-"""Few labels: a fraction of the training images, as many of each class."""
+"""Few labels: a fraction of the training images, with equally many in each class."""
 
 import numpy as np
 
 from amdim_tf.errors import InputError
 
 
-def balanced_places(labels, fraction, classes):
-    """Places of a fixed fraction of the images with `labels` (N,), as many of each class.
+def balanced_places(labels: np.ndarray, fraction: float, classes: int) -> np.ndarray:
+    """Places of a fixed `fraction` of the images with `labels` (N,), equally many in each class.
 
-    Of a class with fewer images than that all are taken, and more of the others.
+    A class that has fewer images gives all of them, and the other classes give more.
 
     Raises:
-        InputError: a fraction that leaves a class empty.
+        InputError: the fraction leaves a class empty.
     """
     sizes, wanted = np.bincount(labels[labels >= 0], minlength=classes), fraction * len(labels)
     levels = np.arange(sizes.max() + 1)
-    # How many images there are if each class gives at most so many.
+    # For each level, the images that there are if no class gives more than that.
     totals = np.cumsum([0, *(len(sizes) - np.searchsorted(np.sort(sizes), levels[1:]))])
     count = np.searchsorted(totals, wanted * (1 + 1e-9), side="right") - 1
     order = np.random.default_rng(0).permutation(len(labels))

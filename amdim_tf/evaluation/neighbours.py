@@ -1,34 +1,38 @@
-"""Nearest neighbours by cosine, exact, for features that memory holds only in part."""
+"""Exact nearest neighbours by cosine, for more features than fit into memory."""
 
 import numpy as np
 import tensorflow as tf
 
-# Training features whose scores are computed at a time, and of how many queries.
+from amdim_tf.evaluation.features import Features
+from amdim_tf.typing import Tensor
+
+# Scores are computed for so many training features and so many queries at a time.
 BLOCK = 8192
 QUERIES = 4096
-# Queries that are held at a time, in float32.
+# Bytes of the queries, in float32, that are in memory at a time.
 QUERY_BYTES = 2**29
 
 
-def nearest(known, queries, count):
-    """The `count` nearest of the features `known` to each of `queries`, by cosine.
+def nearest(known: Features, queries: Features, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` features among `known` that are nearest to each of `queries`, by cosine.
 
     Each block of known features is read, normalised and multiplied once for all queries that fit
-    into `QUERY_BYTES`. Of equal cosines the one that is earlier among `known` comes first; the
-    cosine with a feature of zeros is 0.
+    into `QUERY_BYTES`. If cosines are equal, the earlier of the `known` comes first. The cosine
+    with a feature of zeros is 0.
 
     Args:
-        known, queries: `Features`, or what has their `width`, length and `block`.
+        known, queries: `Features`, or objects with their `width`, length and `block`.
         count: k, at most the number of `known`.
 
     Returns:
         (places, cosines): (M,k) int64 and float32, the nearest first.
     """
     most = max(QUERY_BYTES // (4 * queries.width), 1)
-    parts = [
+    found = [
         _nearest(known, queries.block(i, i + most), count) for i in range(0, len(queries), most)
     ]
-    return tuple(map(np.concatenate, zip(*parts, strict=True)))
+    places, cosines = map(np.concatenate, zip(*found, strict=True))
+    return places, cosines
 
 
 def _nearest(known, queries, count):
@@ -46,14 +50,14 @@ def _nearest(known, queries, count):
 
 
 @tf.function(reduce_retracing=True)
-def normalised(features):
-    """`features` (N,D) of length 1; zeros stay zeros."""
+def normalised(features: Tensor) -> Tensor:
+    """`features` (N,D), scaled to length 1; zeros stay zeros."""
     return features / tf.maximum(tf.norm(features, axis=1, keepdims=True), 1e-30)
 
 
 @tf.function(reduce_retracing=True)
 def _merged(queries, block, start, cosines, places):
-    """The best so far (Q,k), with those of a `block` of known features from `start` on."""
+    """The best (Q,k) of those found so far and a `block` of known features from `start` on."""
     count = tf.shape(cosines)[1]
     scores = tf.matmul(queries, block, transpose_b=True)
     new, where = tf.math.top_k(scores, tf.minimum(count, tf.shape(block)[0]))

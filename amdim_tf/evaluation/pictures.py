@@ -1,31 +1,39 @@
-"""Pictures of what a model finds: the paper's Figure 2, a map of its features, training curves."""
+"""Pictures of what a model learned: the paper's Figure 2, a map of its features, curves, confusion."""
 
 import dataclasses
 import io
 import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from scipy.optimize import linear_sum_assignment
 from sklearn.manifold import TSNE
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from amdim_tf.data import pipeline
+from amdim_tf.data.data import Data
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import maps
+from amdim_tf.evaluation.frame import Frame, bar, common_limits, grid
+from amdim_tf.training.learner import Learner
+from amdim_tf.typing import Config, Tensor
 
 COLOURS = plt.get_cmap("tab10")(range(10))[:, :3]
-OPACITY = 0.6
-# Rows of the pictures, and images that stand beside a query.
+# Rows of the pictures, and images to the right of a query.
 QUERIES, PAIRS, NEIGHBOURS = 4, 5, 7
 LEAST = 16
+# A picture with more class names than this cannot be read.
+NAMED_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What is looked at: images (N,S,S,3) with labels, and views (B,S,S,3), all normalised."""
+    """What is drawn: images (N,S,S,3) with labels (N,), and views (B,S,S,3), all normalised."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -33,13 +41,13 @@ class Shown:
     x2: np.ndarray
 
 
-def choose(data, config, count):
+def choose(data: Data, config: Config, count: int) -> Shown:
     """The first `count` test images, and views of a batch of them.
 
-    Of data without a test set they are training images.
+    Data without a test set gives training images.
 
     Raises:
-        InputError: too few to draw.
+        InputError: there are too few to draw.
     """
     split = data.test or data.train
     if min(count, split.size) < LEAST:
@@ -57,17 +65,23 @@ def choose(data, config, count):
     return Shown(images, labels, x1, x2)
 
 
-def draw(model, config, shown, class_names, controls=None):
-    """Yields (name, figure) of the pictures that a model gives.
+def draw(
+    model: Learner,
+    config: Config,
+    shown: Shown,
+    class_names: Sequence[str],
+    controls: Mapping[str, Learner] | None = None,
+) -> Iterator[tuple[str, Figure]]:
+    """Yields (name, figure) for each picture of a model.
 
-    Maps and posteriors are drawn if the model's objective offers what they show.
+    Maps and posteriors are drawn if the model's objective offers the features that they show.
 
     Args:
         model: a `Learner`.
         config: its config.
         shown: a `Shown`.
         class_names: may be empty.
-        controls: {title: model} to be drawn beside a mixture.
+        controls: {title: model}, to be drawn next to a mixture.
     """
     frame = Frame(model.encoder)
 
@@ -97,7 +111,7 @@ def draw(model, config, shown, class_names, controls=None):
         yield "views", views(frame, pixels(x1), pixels(x2), matches)
 
     if "mixture" in offered:
-        models = {f"trained, k = {offered['mixture'][1]}": model} | (controls or {})
+        models = {f"trained, k = {offered['mixture'][1]}": model, **(controls or {})}
         q = {
             title: maps.posteriors(each, shown.x1, shown.x2)[:PAIRS]
             for title, each in models.items()
@@ -108,58 +122,27 @@ def draw(model, config, shown, class_names, controls=None):
     yield "map", feature_map(*pair, class_names, config.seed)
 
 
-def save(figure, path):
-    """Writes `path` as .png and .svg, and closes the figure."""
+def save(figure: Figure, path: str | pathlib.Path) -> None:
+    """Writes `path`.png and `path`.svg, and closes the figure."""
     for kind in ("png", "svg"):
         figure.savefig(pathlib.Path(f"{path}.{kind}"), dpi=120)
     plt.close(figure)
 
 
-def to_pixels(figure):
-    """The figure as an image (H,W,4) uint8; it is closed."""
+def to_pixels(figure: Figure) -> Tensor:
+    """The figure as an image (H,W,4) uint8; closes it."""
     file = io.BytesIO()
     figure.savefig(file)
     plt.close(figure)
     return tf.io.decode_png(file.getvalue())
 
 
-class Frame:
-    """Where maps (n,n) lie on images (S,S,3): at the centres of what their locations see.
-
-    Args:
-        encoder: an `Encoder`, which knows `receptive_field`.
-    """
-
-    def __init__(self, encoder):
-        self.encoder, self.side = encoder, encoder.image_size
-
-    def image(self, axes, image, title=""):
-        axes.imshow(image, extent=(0, self.side, self.side, 0))
-        axes.set(xlim=(0, self.side), ylim=(self.side, 0), xticks=[], yticks=[])
-        axes.set_title(title, fontsize=9)
-
-    def map(self, axes, image, values, title="", **options):
-        """Draws `values` (n,n) or colours (n,n,3) over the image in grey."""
-        self.image(axes, np.repeat(image.mean(-1, keepdims=True), 3, -1), title)
-        start, size, stride = self.encoder.receptive_field(len(values))
-        low = start + (size - stride) / 2
-        high = low + len(values) * stride
-        extent = (low, high, high, low)
-        return axes.imshow(values, extent=extent, alpha=OPACITY, interpolation="nearest", **options)
-
-    def box(self, axes, n, location, colour):
-        """Marks what a location (row, column) of the n x n features sees."""
-        start, size, stride = self.encoder.receptive_field(n)
-        corner = [start + place * stride for place in location[::-1]]
-        axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=colour, linewidth=1.5))
-
-
-def retrieval(frame, rows):
+def retrieval(frame: Frame, rows: Sequence[tuple]) -> Figure:
     """Queries with their nearest images (Figure 2 a, b).
 
     Args:
-        rows: of each query (images (1+K,S,S,3), scores (1+K,7,7), similarities (K,)): itself first.
-            The scores are None if the model has none.
+        rows: for each query (images (1+K,S,S,3), scores (1+K,7,7), similarities (K,)), with the
+            query first. The scores are None if the model has none.
     """
     scored = rows[0][1] is not None
     each = 2 if scored else 1
@@ -178,13 +161,15 @@ def retrieval(frame, rows):
     return figure
 
 
-def views(frame, x1, x2, maps):
+def views(
+    frame: Frame, x1: np.ndarray, x2: np.ndarray, maps: Mapping[tuple[int, int], np.ndarray]
+) -> Figure:
     """Two views of images and what matches between them (Figure 2 c, d).
 
     Args:
         x1, x2: (N,S,S,3).
-        maps: {(n, m): scores (N,m,m)} of the antecedent in x1, f1 or the middle location of f5 or
-            f7, with the locations of x2.
+        maps: {(n, m): scores (N,m,m)} of an antecedent in x1 with the locations of x2. The
+            antecedent is f1, or f5 or f7 at the middle location.
     """
     figure, axes = grid(len(x1), 2 + len(maps), 1.7, 1.75)
     for i, row in enumerate(axes):
@@ -208,12 +193,14 @@ def views(frame, x1, x2, maps):
     return figure
 
 
-def segmentation(frame, x1, x2, posteriors):
-    """Which component of x1 accounts for each location of x2 (Figure 2 e to h).
+def segmentation(
+    frame: Frame, x1: np.ndarray, x2: np.ndarray, posteriors: Mapping[str, np.ndarray]
+) -> Figure:
+    """The posterior over the components of x1, at each location of x2 (Figure 2 e to h).
 
     Args:
         x1, x2: (N,S,S,3).
-        posteriors: {title: (N,k,7,7)}; of the first, each component has a column, too.
+        posteriors: {title: (N,k,7,7)}; the components of the first have a column each, too.
     """
     trained = next(iter(posteriors.values()))
     k = trained.shape[1]
@@ -235,25 +222,25 @@ def segmentation(frame, x1, x2, posteriors):
     return figure
 
 
-def curves(lines):
+def curves(lines: Sequence[Mapping[str, float]]) -> Figure:
     """Losses, bounds and accuracies by step.
 
     Args:
-        lines: of metrics.jsonl, see `callbacks.Measurements`.
+        lines: the records in metrics.jsonl, see `callbacks.Measurements`.
     """
     panels = {
         "loss of each task": ("nats", "nce_", lambda name: name[4:]),
         "bound on the mutual information": ("nats", "bound_", lambda name: name[6:]),
         "accuracy of the probes": (
-            "part of the images",
+            "fraction of the images",
             "_accuracy",
             lambda name: name[:-9].replace("_", " "),
         ),
     }
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     names = sorted({name for line in lines for name in line})
-    for place, (title, (unit, part, label)) in zip(axes, panels.items(), strict=True):
-        for name in (name for name in names if part in name):
+    for place, (title, (unit, marker, label)) in zip(axes, panels.items(), strict=True):
+        for name in (name for name in names if marker in name):
             points = [(line["step"], line[name]) for line in lines if name in line]
             style = "o--" if name.startswith("test_") else "-"
             place.plot(*zip(*points, strict=True), style, label=label(name), markersize=3)
@@ -264,11 +251,17 @@ def curves(lines):
     return figure
 
 
-def feature_map(images, f1, labels, class_names, seed=0):
-    """Images where t-SNE puts their features, on a grid so that none hides another.
+def feature_map(
+    images: np.ndarray,
+    f1: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    seed: int = 0,
+) -> Figure:
+    """Images at the places that t-SNE gives their features, on a grid so that none hides another.
 
     Args:
-        images: (N,S,S,3), of which the first side * side are drawn.
+        images: (N,S,S,3); the first side * side are drawn, at most 400.
         f1: (N,D).
         labels: (N,), -1 if unknown.
         class_names: may be empty.
@@ -302,31 +295,35 @@ def feature_map(images, f1, labels, class_names, seed=0):
     return figure
 
 
-def plain(name: str) -> str:
-    """A class's name as text that Matplotlib shows as it is: no formula, and not left out."""
-    name = name.replace("$", r"\$")
-    # Of a legend it leaves out labels that begin with a line; a space of no width comes before.
-    return f"\u200b{name}" if name.startswith("_") else name
-
-
-def grid(rows, columns, width, height):
-    """A figure of `rows` x `columns` axes, each of that size in inches."""
-    return plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * width + 1, rows * height + 1),
-        layout="constrained",
-        squeeze=False,
+def draw_confusion(
+    confusion: np.ndarray, class_names: Sequence[str], heading: str, path: str | pathlib.Path
+) -> None:
+    """Draws counts (classes,classes) by true and predicted class, in shares of the true class."""
+    rates = confusion / confusion.sum(1, keepdims=True).clip(1)
+    named = len(class_names) <= NAMED_CLASSES
+    figure, axes = plt.subplots(figsize=(8, 7), layout="constrained")
+    display = ConfusionMatrixDisplay(
+        rates, display_labels=list(map(plain, class_names)) if named else None
     )
+    display.plot(
+        ax=axes,
+        include_values=named,
+        values_format=".2f",
+        cmap="Blues",
+        xticks_rotation="vertical",
+        text_kw={"fontsize": 7},
+    )
+    if not named:
+        axes.xaxis.set_major_locator(plt.MaxNLocator(10, integer=True))
+        axes.yaxis.set_major_locator(plt.MaxNLocator(10, integer=True))
+    display.im_.colorbar.set_label("fraction of the images of the true class")
+    axes.set_title(heading, fontsize=10)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
-def bar(figure, drawn, axes, label, orientation="vertical"):
-    colours = figure.colorbar(drawn, ax=axes, orientation=orientation, shrink=0.9, aspect=30)
-    colours.set_label(label, fontsize=8)
-    colours.ax.tick_params(labelsize=7)
-
-
-def common_limits(scores):
-    """The scale on which all `scores` are drawn, but for single extremes."""
-    low, high = np.quantile(scores, (0.01, 0.99))
-    return {"vmin": low, "vmax": high}
+def plain(name: str) -> str:
+    """The name of a class as text that Matplotlib neither reads as a formula nor leaves out."""
+    name = name.replace("$", r"\$")
+    # Legends leave out labels that begin with an underscore, unless a space of no width is first.
+    return f"\u200b{name}" if name.startswith("_") else name

@@ -1,17 +1,21 @@
-"""The classes that are predicted for images, and what they are worth.
+"""The classes that are predicted for images, and how accurate they are.
 
-Of equal scores the class of the smaller number comes first, here and wherever classes are ranked.
+If scores are equal, the class with the smaller number comes first, wherever classes are ranked.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from scipy import stats
 from sklearn import metrics
 
+from amdim_tf.typing import Tensor
+
 RESAMPLES = 1000
-# Classes that are ranked of each image.
+# Classes that are ranked for each image.
 RANKED = 5
 
 
@@ -19,33 +23,35 @@ RANKED = 5
 class Predictions:
     """The classes of N images: `labels` (N,), and `ranked` (N,k), the likeliest first.
 
-    k is at most `RANKED`; where fewer classes are likely at all, -1 follows them.
+    k is at most `RANKED`. Where fewer classes come into question, -1 fills up the row.
     """
 
     labels: np.ndarray
     ranked: np.ndarray
 
-    def correct(self, count=1):
-        """Whether the label of each image (N,) is among the `count` first."""
+    def correct(self, count: int = 1) -> np.ndarray:
+        """Whether the label of each image is among its first `count` classes, (N,)."""
         return (self.ranked[:, :count] == self.labels[:, None]).any(1)
 
-    def accuracy(self, count=1):
-        """The fraction of the images of which it is."""
+    def accuracy(self, count: int = 1) -> float:
+        """The fraction of images that are `correct`."""
         return float(self.correct(count).mean())
 
 
-def rank(scores):
-    """The best classes (N,k) int32 by `scores` (N,classes), a tensor."""
+def rank(scores: Tensor) -> Tensor:
+    """The best classes (N,k) int32 by `scores` (N,classes)."""
     return tf.math.top_k(scores, min(RANKED, scores.shape[1])).indices
 
 
-def report(predictions, class_names):
+def report(
+    predictions: Predictions, class_names: Sequence[str]
+) -> tuple[dict[str, Any], np.ndarray]:
     """Accuracies of `Predictions`, as JSON has them.
 
     Returns:
-        (report, confusion): {"top1", "top5", "interval", "per_class"}, the 95 % interval of top1 by
-        bootstrap over images, no accuracy of a class without images; and counts (classes,classes)
-        by true and predicted class.
+        (report, confusion): the report is {"top1", "top5", "interval", "per_class"}, with the 95 %
+        interval of top1 by bootstrap over images, and None for a class without images; confusion
+        counts images (classes,classes) by true and predicted class.
     """
     confusion = metrics.confusion_matrix(
         predictions.labels, predictions.ranked[:, 0], labels=np.arange(len(class_names))
@@ -55,13 +61,13 @@ def report(predictions, class_names):
         "top1": predictions.accuracy(),
         "interval": interval(predictions.correct()),
         "top5": predictions.accuracy(RANKED),
-        "per_class": {name: round(n / of, 4) if of else None for name, n, of in counts},
+        "per_class": {name: round(n / total, 4) if total else None for name, n, total in counts},
     }, confusion
 
 
-def interval(values):
+def interval(values: np.ndarray) -> list[float]:
     """The 95 % interval of the mean of `values` (N,), by bootstrap, as [low, high]."""
-    if len(values) < 2:  # which have no spread to be drawn from
+    if len(values) < 2:  # too few to draw from
         return [float(np.mean(values))] * 2
     sample = stats.bootstrap(
         (values,),

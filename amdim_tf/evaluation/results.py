@@ -2,6 +2,8 @@
 
 import collections
 import json
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -23,14 +25,14 @@ HEADER = (
 INCIDENTAL = ("seed", "log_every", "probe_images")
 
 
-def results_table(folder):
-    """A Markdown table of the evaluations in the runs under `folder`, the paper's figures beside.
+def results_table(folder: str | pathlib.Path) -> str:
+    """A Markdown table of the evaluations in the runs under `folder`, next to the paper's figures.
 
-    Runs that differ only in their seed share a row: the mean, and its 95 % interval by Student's t.
-    A single run has its interval by bootstrap over test images.
+    Runs that differ only in their seed share a row, with their mean and its 95 % interval by
+    Student's t. The row of a single run has the interval by bootstrap over test images.
 
     Raises:
-        InputError: a folder without evaluations.
+        InputError: the folder holds no evaluations.
     """
     rows = collections.defaultdict(list)
     for path in sorted(local(folder, "folder").glob("**/evaluation/*.json")):
@@ -41,14 +43,14 @@ def results_table(folder):
             "folder must hold run directories that amdim_tf.evaluate has measured. "
             f"Received: folder={folder}"
         )
-    lines = [HEADER]
+    lines: list[Sequence[str]] = [HEADER]
     for (encoder, data, protocol, paper, differences), results in sorted(rows.items()):
         lines.append([encoder, data, protocol, _accuracy(results), paper, differences])
     return command.markdown(lines)
 
 
 def _row(result):
-    """What a row of the table says of `result`, but for its accuracy."""
+    """What a row of the table says about `result`, except its accuracy."""
     config, encoder = result["config"], result["encoder"]["config"]
     trained = encoder["dataset"], encoder["size"], encoder["variant"]
     module = config_module(config["dataset"])

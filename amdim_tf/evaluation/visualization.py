@@ -1,36 +1,46 @@
 """Pictures of a run as files, and what they show in numbers (Figure 2)."""
 
 import json
+import pathlib
+from typing import Any
 
 from amdim_tf.data import sources
+from amdim_tf.data.data import Data
 from amdim_tf.evaluation import maps, pictures
 from amdim_tf.evaluation.predictions import interval
 from amdim_tf.files import local, write_json
 from amdim_tf.training.building import build, check_config
+from amdim_tf.training.learner import Learner
 from amdim_tf.training.run_directory import load_model
 from amdim_tf.training.run_files import run_config
+from amdim_tf.typing import Config
 
 
-def visualize(workdir, config, data_dir=None, count=1000):
+def visualize(
+    workdir: str | pathlib.Path,
+    config: Config,
+    data_dir: str | pathlib.Path | None = None,
+    count: int = 1000,
+) -> dict[str, Any]:
     """Draws pictures of a run, as PNG and SVG, and measures what they show.
 
     Args:
         workdir: the run directory; `workdir`/pictures is written.
-        config: of the data, see `run_files.evaluation_config`.
-        data_dir: where the data is, see `sources.load`.
-        count: images among which neighbours are looked for.
+        config: the config for the data, see `run_files.evaluation_config`.
+        data_dir: the folder of the data, see `sources.load`.
+        count: number of images among which neighbours are looked for.
 
     Returns:
-        What report.json beside the pictures holds, see `report`.
+        The content of report.json, which lies next to the pictures; see `report`.
 
     Raises:
-        InputError: a run without checkpoint, or too few images.
+        InputError: the run has no checkpoint, or there are too few images.
     """
     check_config(config)
     model, step = load_model(workdir)
     data = sources.load(config, data_dir)
     shown = pictures.choose(data, config, count)
-    # A mixture is drawn beside untrained ones, of as many components and of one.
+    # A mixture is drawn next to untrained ones, with as many components and with one.
     _, components, _ = maps.offered(model, shown.images).get("mixture", (None, 0, None))
     untrained = {k: without_training(workdir, k) for k in (components, min(components, 1))}
     controls = {f"untrained, k = {k}": other for k, other in untrained.items()}
@@ -52,22 +62,23 @@ def visualize(workdir, config, data_dir=None, count=1000):
     return measured
 
 
-def without_training(workdir, components):
-    """A model of the size of that of a run, untrained, with so many `components`."""
+def without_training(workdir: str | pathlib.Path, components: int) -> Learner:
+    """An untrained model of the same size as the run's, with so many `components`."""
     config = run_config(workdir)
     config.mixture_components = components
     return build(config, 0, 1)
 
 
-def report(model, shown, data, config):
+def report(model: Learner, shown: pictures.Shown, data: Data, config: Config) -> dict[str, Any]:
     """What the pictures of a model show, in numbers.
 
-    `same_class` is the part of the nearest images that are of the query's class. Of photo_pairs,
-    `left_right` is how well posteriors tell the photographs apart, see `maps.separation`, and
-    `top_bottom` how well they tell those halves, between which there is no border; `difference` is
-    that of both, with its 95 % `interval` by bootstrap over images.
+    `same_class` is the fraction of the nearest images that have the query's class. The others are
+    for photo_pairs: `left_right` is how well posteriors tell the two photographs apart, see
+    `maps.separation`; `top_bottom` is the same for the upper and lower half, which have no border
+    between them; `difference` is the first minus the second, with its 95 % `interval` by bootstrap
+    over images.
     """
-    found = {}
+    found: dict[str, Any] = {}
     if data.class_names:
         f1 = maps.feature(model, shown.images, "f1")
         found["same_class"] = maps.same_class(f1, shown.labels, pictures.NEIGHBOURS)

@@ -1,4 +1,4 @@
 """How an encoder is measured: one file for each protocol, found by its name."""
 
-# Those of this package, in order of what they cost.
+# The protocols of this package, the cheapest first.
 PROTOCOLS = ("knn", "linear", "mlp", "finetune")

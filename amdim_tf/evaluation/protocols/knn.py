@@ -1,26 +1,32 @@
-"""Nearest neighbours: an image has the classes of those that it is most like."""
+"""Nearest neighbours: an image gets the class of the images that are most like it."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from amdim_tf.evaluation.classifiers import check_enough
+from amdim_tf.evaluation.features import Features
 from amdim_tf.evaluation.neighbours import QUERIES, nearest
 from amdim_tf.evaluation.predictions import Predictions, rank
 from amdim_tf.evaluation.protocols.protocol import Protocol
+
+if TYPE_CHECKING:
+    from amdim_tf.evaluation.evaluation import Evaluation
 
 NEIGHBOURS = 10
 
 
 class Knn(Protocol):
-    """The votes of the 10 nearest by cosine."""
+    """Measures the votes of the 10 nearest images by cosine."""
 
-    def predictions(self, evaluation):
+    def predictions(self, evaluation: "Evaluation") -> Predictions | None:
         known, test = evaluation.known_features, evaluation.test_features
         return knn(known, test, evaluation.classes) if evaluation.chief else None
 
 
-def knn(train, test, classes):
-    """`Predictions` for the `Features` `test` by the votes of the 10 nearest of `train` by cosine.
+def knn(train: Features, test: Features, classes: int) -> Predictions:
+    """`Predictions` for `test`, by the votes of the 10 nearest in `train` by cosine.
 
     Classes without a vote are not ranked.
     """

@@ -1,41 +1,46 @@
 """The contract of protocols: how an encoder is measured.
 
-A protocol is one file: a class by the file's name in CamelCase. `evaluate --protocol` finds it
-there, and one outside of the package as MODULE:CLASS; see docs/extending.md.
+A protocol is one file with a class that has the file's name in CamelCase. `evaluate --protocol`
+finds it here by its name, and outside of the package as MODULE:CLASS; see docs/extending.md.
 """
+
+from typing import TYPE_CHECKING
 
 from amdim_tf.evaluation.predictions import Predictions
 from amdim_tf.finding import find
 
+if TYPE_CHECKING:
+    from amdim_tf.evaluation.evaluation import Evaluation
+
 
 class Protocol:
-    """What learns from the labelled images of a data set, and classifies its test images.
+    """Learns from the labelled images of a data set, and classifies its test images.
 
     Attributes:
-        ways: "views" if it learns from augmented images, "features" if from those that are computed
-            once; of both, --fast chooses the latter.
-        training: the name of another protocol whose classifiers it shares, if any.
+        ways: "views" if it can learn from augmented images, "features" if it can learn from
+            features that are computed once. If it can do both, --fast chooses "features".
+        training: the name of the protocol that trains its classifiers, if that is another one.
     """
 
     ways: tuple[str, ...] = ("features",)
     training: str = ""
 
-    def predictions(self, evaluation) -> Predictions | None:
+    def predictions(self, evaluation: "Evaluation") -> Predictions | None:
         """Its classes for the test images.
 
         Args:
             evaluation: an `evaluation.Evaluation`, which has data, encoder and features.
 
         Returns:
-            `Predictions`; of several workers, those but the chief may return None.
+            `Predictions`; workers other than the chief may return None.
         """
         raise NotImplementedError
 
 
 def find_protocol(name: str) -> type[Protocol]:
-    """The class of the protocol `name`, a file of this folder or MODULE:CLASS.
+    """The class of the protocol `name`, which is a file in this folder or MODULE:CLASS.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such protocol.
     """
     return find("protocol", name, __package__, Protocol)
