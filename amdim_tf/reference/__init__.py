@@ -1,1 +1,1 @@
-"""The authors' checkpoints, in and out."""
+"""Reads and writes the authors' checkpoints."""

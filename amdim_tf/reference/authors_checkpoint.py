@@ -1,11 +1,14 @@
-"""What a checkpoint of the authors must hold: dictionaries, sizes, steps and weights.
+"""Checks what an authors' checkpoint must hold: dictionaries, sizes, steps and weights.
 
-All is checked against itself before a model is built: a size that its weights do not have could be
-larger than any memory.
+The checks come before a model is built: a size that its weights do not have could be larger than
+any memory.
 """
 
+import pathlib
 import re
 import reprlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +18,7 @@ from amdim_tf.errors import InputError
 CONTENT = ("model", "hyperparams", "cursor")
 SIZES = ("encoder_size", "ndf", "n_rkhs", "n_depth", "use_bn", "tclip", "n_classes")
 CURSOR = ("info_epoch", "info_step", "classifier_epoch", "classifier_step")
-# Weights whose first side is a size.
+# For some sizes, the weights that have this size as their first side.
 SIDES = {
     "ndf": "encoder.module.layer_list.0.conv.weight",
     "n_rkhs": "encoder.module.rkhs_block_5.conv1.weight",
@@ -25,40 +28,40 @@ RESIDUAL_LAYER = re.compile(r"encoder\.module\.layer_list\.\d+\.layer_list\.(\d+
 LARGEST = float(np.finfo("float32").max)
 # Steps are int32 where locations are drawn.
 STEPS = 2**31
-# What `DataParallel` puts before the names of all weights.
+# `DataParallel` puts this before the names of all weights.
 PARALLEL = "module."
 
 
-def unpack(content, path) -> tuple[dict, dict, int]:
-    """Weights, sizes and training step of the `content` of the checkpoint `path`.
+def unpack(content: Any, path: str | pathlib.Path) -> tuple[dict, dict, int]:
+    """Weights, sizes and training step in the `content` of the checkpoint `path`.
 
     Raises:
-        InputError: it is none of AMDIM, or has sizes or steps that no run has.
+        InputError: it is no checkpoint of AMDIM, or has sizes or steps that no run has.
     """
     content = _dictionary(content, CONTENT, "A checkpoint of AMDIM", path)
     sizes = _dictionary(content["hyperparams"], SIZES, "hyperparams", path)
     cursor = _dictionary(content["cursor"], ("info_step",), "cursor", path)
     state = _tensors(content["model"], path)
     # Without classes there are no classifiers.
-    given = [name for size, name in SIDES.items() if not _whole(sizes[size], (0,))]
+    given = [name for size, name in SIDES.items() if not _is_int(sizes[size], (0,))]
     lacking = [name for name in given if name not in state]
     _check_names(lacking, [], path)
 
     clip, numbers = sizes["tclip"], sizes | cursor
     depth = len({found[1] for found in map(RESIDUAL_LAYER.match, state) if found})
     rules = {
-        "encoder_size": (_whole(sizes["encoder_size"], IMAGE_SIZES), "32, 64 or 128"),
+        "encoder_size": (_is_int(sizes["encoder_size"], IMAGE_SIZES), "32, 64 or 128"),
         "use_bn": (type(sizes["use_bn"]) is bool, "True or False"),
         "tclip": (type(clip) in (int, float) and 0 <= clip <= LARGEST, "finite and at least 0"),
-        "n_depth": (_whole(sizes["n_depth"], (depth,)), f"{depth}, the layers in its blocks"),
+        "n_depth": (_is_int(sizes["n_depth"], (depth,)), f"{depth}, the layers in its blocks"),
     }
     for size, name in SIDES.items():
         side = (*state[name].shape, 0)[0] if name in state else 0
-        rules[size] = _whole(sizes[size], (side,)), f"{side}, the first side of {name}"
+        rules[size] = _is_int(sizes[size], (side,)), f"{side}, the first side of {name}"
     for name in CURSOR:
         if name in cursor:
             rules[name] = (
-                _whole(cursor[name], range(STEPS)),
+                _is_int(cursor[name], range(STEPS)),
                 f"a whole number from 0 to {STEPS - 1}",
             )
     for name, (valid, rule) in rules.items():
@@ -70,23 +73,28 @@ def unpack(content, path) -> tuple[dict, dict, int]:
     return state, sizes, cursor["info_step"]
 
 
-def not_theirs(content) -> list[str]:
-    """Names in the `content` of a checkpoint that the authors' have not, and that nobody reads."""
+def unused(content: Mapping[str, Any]) -> list[str]:
+    """Names in the `content` of a checkpoint that no checkpoint of the authors has."""
     known = {"hyperparams": SIZES, "cursor": CURSOR}
     return [str(name) for name in content if name not in CONTENT] + [
         f"{group}.{name}" for group in known for name in content[group] if name not in known[group]
     ]
 
 
-def check_weights(state, shapes, needed, path):
+def check_weights(
+    state: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    needed: Mapping[str, Any],
+    path: str | pathlib.Path,
+) -> None:
     """Checks names, shapes, types and values of the weights `state` of the checkpoint `path`.
 
     Args:
-        shapes: {name: shape} of all that the authors' have at its sizes.
-        needed: the names of those that ours has, too.
+        shapes: {name: shape} of all weights that the authors have at these sizes.
+        needed: the names of the weights that our models have, too.
 
     Raises:
-        InputError: for the first that is not as it must be.
+        InputError: for the first weight that is not valid.
     """
     lacking = [name for name in needed if name not in state]
     _check_names(lacking, [name for name in state if name not in shapes], path)
@@ -104,11 +112,12 @@ def check_weights(state, shapes, needed, path):
     check_values(state, path)
 
 
-def check_values(state, path):
-    """Checks that the weights `state`, {name: array}, of the file or folder `path` are numbers.
+def check_values(state: Mapping[str, np.ndarray], path: str | pathlib.Path) -> None:
+    """Checks the values of the weights `state`, {name: array}, of the file or folder `path`.
 
     Raises:
-        InputError: for the first that is not finite in float32, or negative where none may be.
+        InputError: for the first weight that is not finite in float32, or negative where it must
+            not be.
     """
     for name, array in state.items():
         with np.errstate(over="ignore"):
@@ -123,7 +132,7 @@ def check_values(state, path):
 
 
 def _dictionary(content, names, what, path):
-    """`content`, if it is a dictionary with `names`."""
+    """Returns `content` if it is a dictionary with `names`."""
     if not isinstance(content, dict) or not content.keys() >= {*names}:
         raise InputError(
             f"{what} must be a dictionary with {', '.join(names)}. Received: "
@@ -133,7 +142,7 @@ def _dictionary(content, names, what, path):
 
 
 def _tensors(state, path):
-    """`state`, if it is a dictionary of tensors, without the prefix of DataParallel."""
+    """Returns `state` if it is a dictionary of tensors, without the prefix of DataParallel."""
     wrong = [_described(state)]
     if isinstance(state, dict):
         wrong = [
@@ -163,8 +172,8 @@ def _some(names):
     return f"{len(names)} ({names[0]}{', ...' * (len(names) > 1)})" if names else "none"
 
 
-def _whole(value, choices):
-    """Whether `value` is an int of `choices`, and not True or 32.0, which equal some."""
+def _is_int(value, choices):
+    """Whether `value` is an int among `choices`; True and 32.0 are none, but equal some."""
     return type(value) is int and value in choices
 
 

@@ -1,9 +1,14 @@
-"""The authors' checkpoints become runs, and back.
+"""Makes runs from the authors' checkpoints, and checkpoints from runs.
 
-Their checkpoints have weights and classifiers but no state of the optimiser: training goes on from
-their step with new moments. Writing one takes PyTorch, reading does not.
+The authors' checkpoints have weights and classifiers but no state of the optimiser, so training
+goes on from their step with new moments. Writing one takes PyTorch, reading does not.
 """
 
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 import numpy as np
 
 from amdim_tf.config import config_module, fields, load_config
@@ -13,9 +18,11 @@ from amdim_tf.files import local, replacing, write_json
 from amdim_tf.objectives.amdim import Amdim
 from amdim_tf.reference import authors_checkpoint, torch_file
 from amdim_tf.training.building import build, check_config
+from amdim_tf.training.learner import Learner
 from amdim_tf.training.run_directory import RunDirectory, load_model
+from amdim_tf.typing import Config
 
-# What the authors trained on at each size.
+# The data sets that the authors trained on, by image size.
 DATASETS = {32: "cifar10", 64: "stl10", 128: "imagenet2012"}
 HYPERPARAMETERS = {
     "encoder_size": "image_size",
@@ -27,21 +34,23 @@ HYPERPARAMETERS = {
 }
 
 
-def from_checkpoint(path, output, dataset=None):
-    """Makes a run directory of an authors' checkpoint, to export, evaluate or train further.
+def from_checkpoint(
+    path: str | pathlib.Path, output: str | pathlib.Path, dataset: str | None = None
+) -> Config:
+    """Makes a run directory from an authors' checkpoint, to export, evaluate or train further.
 
     Args:
-        path: of the checkpoint, in PyTorch's new or old layout.
+        path: the checkpoint, in PyTorch's new or old layout.
         output: a new directory.
-        dataset: what it was trained on, for its normalisation, views and schedule; by default what
-            the authors trained on at its size: CIFAR-10, STL-10 or ImageNet.
+        dataset: the data set that it was trained on, for normalisation, views and schedule; by
+            default the one that the authors used at its image size: CIFAR-10, STL-10 or ImageNet.
 
     Returns:
         The config of the run.
 
     Raises:
-        InputError: another kind of file, numbers that no run has, other weights than an encoder of
-            its size has, or an output that is a run already.
+        InputError: the file is no checkpoint, has sizes or steps that no run has, or weights that
+            an encoder of its sizes has not; or the output is a run already.
     """
     path, output = local(path, "checkpoint"), local(output, "output")
     content = torch_file.read(path)
@@ -70,13 +79,13 @@ def from_checkpoint(path, output, dataset=None):
         ) from error
     write_json(run.path / "classes.json", [str(label) for label in range(sizes["n_classes"])])
     run.save(model, step)
-    unused = authors_checkpoint.not_theirs(content)
+    unused = authors_checkpoint.unused(content)
     if unused:
-        print(f"What is not of AMDIM in {path} was left out: {', '.join(unused)}.")
+        print(f"Content that AMDIM does not have in {path} was left out: {', '.join(unused)}.")
     return config
 
 
-def training_command(config, workdir):
+def training_command(config: Config, workdir: str | pathlib.Path) -> str:
     """The command that trains the run of `config` in `workdir`."""
     named = fields(load_config(config.dataset, config.size))
     changed = [
@@ -86,12 +95,12 @@ def training_command(config, workdir):
     return " ".join(["python -m amdim_tf.train", *words, f"--workdir={workdir}"])
 
 
-def to_checkpoint(workdir, path):
-    """Writes the last checkpoint of a run in the authors' names and layout.
+def to_checkpoint(workdir: str | pathlib.Path, path: str | pathlib.Path) -> None:
+    """Writes the last checkpoint of a run with the authors' names and layout.
 
     Raises:
-        InputError: no run of the amdim objective, one whose weights are not finite, no PyTorch, or
-            no file that can be written.
+        InputError: there is no run of the amdim objective, its weights are not finite, PyTorch is
+            not installed, or the file cannot be written.
     """
     path = local(path, "output")
     if path.is_dir() or not path.parent.is_dir():
@@ -108,13 +117,13 @@ def to_checkpoint(workdir, path):
         torch.save(content | {"model": weights}, unfinished)
 
 
-def to_content(workdir):
-    """What an authors' checkpoint of the run in `workdir` holds, with NumPy arrays."""
+def to_content(workdir: str | pathlib.Path) -> dict[str, dict]:
+    """The content of an authors' checkpoint for the run in `workdir`, with NumPy arrays."""
     model, step = load_model(workdir)
     if not isinstance(model.objective, Amdim) or model.objective.mixture:
         raise InputError(
-            "workdir must be a run of the amdim objective without mixture_components, for which "
-            f"theirs have no place. Received: {workdir}"
+            "workdir must be a run of the amdim objective without mixture_components, which the "
+            f"authors' checkpoints cannot hold. Received: {workdir}"
         )
     weights = {name: np.array(to_torch(np.asarray(x))) for name, x in named_weights(model).items()}
     authors_checkpoint.check_values(weights, f"workdir={workdir} at step {step}")
@@ -126,26 +135,28 @@ def to_content(workdir):
     return {"model": weights, "hyperparams": sizes, "cursor": cursor}
 
 
-def named_size(dataset, own):
-    """The named size of the config of `dataset` that has the widths of `own`, if one has."""
+def named_size(dataset: str, own: Mapping[str, Any]) -> str | None:
+    """The named size, in the config of `dataset`, that has the widths of `own`; None without."""
     for size, widths in config_module(dataset).SIZES.items():
         if tuple(widths[:3]) == (own["ndf"], own["nrkhs"], own["ndepth"]):
             return size
     return None
 
 
-def named_variables(model):
-    """{the authors' name: our variable} of an `AMDIM`."""
+def named_variables(model: Learner) -> dict[str, keras.Variable]:
+    """{the authors' name: our variable} for an `AMDIM`."""
     weights = named_weights(model)
     return {name: x for name, x in weights.items() if not isinstance(x, np.ndarray)}
 
 
-def named_weights(model):
-    """`named_variables`, and of what the authors' checkpoint has besides, arrays.
+def named_weights(model: Learner) -> dict[str, keras.Variable | np.ndarray]:
+    """`named_variables`, and arrays for the other weights in the authors' checkpoint.
 
-    Those are constants, and the batch norms that theirs has but does not use without `use_bn`.
+    The arrays are constants, and the batch norms that the authors' encoder has but does not use
+    without `use_bn`.
     """
-    encoder, names = model.encoder, {}
+    encoder = model.encoder
+    names: dict[str, keras.Variable | np.ndarray] = {}
     layers = [*encoder.stem, *encoder.to_7x7, encoder.bn7, encoder.to_5x5, encoder.to_3x3]
     layers += [encoder.to_1x1, encoder.bn1]
     width = encoder.to_5x5.filters
@@ -168,11 +179,11 @@ def named_weights(model):
             residual(prefix, layer)
     for n, phi in ((5, model.phi5), (7, model.phi7)):
         prefix = f"encoder.module.rkhs_block_{n}"
-        for part in ("conv1", "conv2", "shortcut"):
-            names |= conv(f"{prefix}.{part}", getattr(phi, part))
+        for layer in ("conv1", "conv2", "shortcut"):
+            names |= conv(f"{prefix}.{layer}", getattr(phi, layer))
         names |= batch_norm(f"{prefix}.bn_hid.bn", phi.bn_hidden, phi.nrkhs)
         names |= batch_norm(f"{prefix}.bn_out.bn", phi.bn)
-    # One of the 25 locations of f5 each, among which theirs draws an antecedent.
+    # A mask for each of the 25 locations of f5, from which the authors' code draws an antecedent.
     names["g2l_loss.masks_r5"] = np.eye(25, dtype=bool).reshape(25, 1, 5, 5)
     if model.probes.classes:
         mlp = [layer for layer in model.probes.mlp.layers if layer.weights]
@@ -183,30 +194,32 @@ def named_weights(model):
     return names
 
 
-def conv(prefix, layer):
+def conv(prefix: str, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+    """{name: variable} of a convolution, or of a dense layer."""
     names = {f"{prefix}.weight": layer.kernel}
     return names | ({f"{prefix}.bias": layer.bias} if layer.use_bias else {})
 
 
-def batch_norm(prefix, layer, width=None):
-    """The names of a batch norm, or of an unused one of `width` channels."""
+def batch_norm(
+    prefix: str, layer: keras.layers.Layer | None, width: int | None = None
+) -> dict[str, keras.Variable | np.ndarray]:
+    """{name: variable} of a batch norm, or {name: array} of an unused one of `width` channels."""
     if layer is None:
-        values = (np.ones, np.zeros, np.zeros, np.ones)
-        values = [make(width, "float32") for make in values]
+        values: list = [make(width, "float32") for make in (np.ones, np.zeros, np.zeros, np.ones)]
     else:
         values = [layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance]
-    parts = ("weight", "bias", "running_mean", "running_var")
-    names = {f"{prefix}.{part}": value for part, value in zip(parts, values, strict=True)}
+    ends = ("weight", "bias", "running_mean", "running_var")
+    names = {f"{prefix}.{end}": value for end, value in zip(ends, values, strict=True)}
     return names | {f"{prefix}.num_batches_tracked": np.array(0)}
 
 
-def to_keras(array):
-    """PyTorch's (out,in,h,w) and (out,in) to Keras's (h,w,in,out) and (in,out)."""
+def to_keras(array: np.ndarray) -> np.ndarray:
+    """Transposes PyTorch's (out,in,h,w) and (out,in) to Keras's (h,w,in,out) and (in,out)."""
     return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
 
 
-def to_torch(array):
-    """`to_keras` the other way; what is no kernel stays as it is."""
+def to_torch(array: np.ndarray) -> np.ndarray:
+    """Transposes Keras's kernels to PyTorch's; other arrays stay as they are."""
     if array.dtype == bool:
         return array
     return array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim)))

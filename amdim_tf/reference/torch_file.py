@@ -1,15 +1,18 @@
-"""PyTorch's checkpoint files without PyTorch, and without running what a file asks for.
+"""Reads PyTorch's checkpoint files without PyTorch, and without running code that they name.
 
-Both layouts of `torch.save` are pickles in which a tensor is a call of a function on a storage, a
-typed run of bytes: the old one, a file of pickles with the storages behind them, and the new one, a
-zip. Reading them takes no code from the file: any name but those of tensors is refused.
+In both layouts of `torch.save` a tensor is pickled as the call of a function on a storage, which is
+a typed run of bytes. The old layout is a file of pickles with the storages behind them, the new one
+a zip. Reading runs no code from the file: all names except those of tensors are refused.
 """
 
 import collections
 import dataclasses
+import pathlib
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from amdim_tf.errors import InputError, one_line
 
 ZIP = b"PK\x03\x04"
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-# Storages of these numbers are understood.
+# The types of storages that can be read.
 DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -33,14 +36,14 @@ DTYPES = {
 
 @dataclasses.dataclass
 class Tensor:
-    """What a file says of a tensor; its bytes come later."""
+    """A tensor as a file describes it; its bytes come later."""
 
     storage: tuple
     offset: int
     shape: tuple
     strides: tuple
 
-    def array(self, storages):
+    def array(self, storages: Mapping[str, bytes]) -> np.ndarray:
         """The tensor as an array, from {key: bytes}."""
         dtype, key = self.storage
         if key not in storages:
@@ -57,11 +60,12 @@ class Tensor:
         return np.ndarray(self.shape, dtype, numbers, self.offset * numbers.itemsize, strides)
 
 
-def rebuild_tensor(storage, offset, shape, strides, *_):
+def rebuild_tensor(storage: tuple, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
+    """Stands for the function of PyTorch that a pickled tensor calls."""
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-ALLOWED = {
+ALLOWED: dict[tuple[str, str], Callable | str] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
@@ -73,24 +77,26 @@ ALLOWED = {
 class Restricted(pickle.Unpickler):
     """An unpickler of tensors and plain containers."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
+        """The object that stands for a name in the file; only `ALLOWED` names have one."""
         try:
             return ALLOWED[module, name]
         except KeyError:
             raise InputError(f"it asks for {module}.{name}") from None
 
-    def persistent_load(self, saved):
+    def persistent_load(self, saved: Any) -> tuple[str, str]:
+        """(dtype, key) of a storage."""
         kind, dtype, key = saved[:3]
         if kind != "storage" or (len(saved) > 5 and saved[5] is not None):
             raise InputError("it has storages of an unknown kind")
         return dtype, key
 
 
-def read(path):
-    """The dictionaries, lists and numbers in a file of `torch.save`, tensors as NumPy arrays.
+def read(path: str | pathlib.Path) -> Any:
+    """The dictionaries, lists and numbers in a file of `torch.save`, with tensors as NumPy arrays.
 
     Raises:
-        InputError: no such file, a damaged one, or one that holds anything else.
+        InputError: there is no such file, it is damaged, or it holds anything else.
     """
     try:
         with open(path, "rb") as file:
@@ -101,13 +107,13 @@ def read(path):
     # A damaged pickle raises nearly anything.
     except Exception as error:
         if isinstance(error, InputError):
-            why = error
+            why = str(error)
         elif isinstance(error, OSError):
-            why = error.strerror
+            why = str(error.strerror)
         else:
             why = f"it is cut off or damaged ({one_line(error)})"
         raise InputError(
-            "checkpoint must be a file of torch.save with tensors and plain values alone: "
+            "checkpoint must be a file of torch.save with only tensors and plain values: "
             f"{why}. Received: checkpoint={path}"
         ) from error
 
@@ -117,7 +123,7 @@ def _read_zip(file):
         names = set(archive.namelist())
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise InputError(f"it is a zip with {len(pickles)} data.pkl, and not with one")
+            raise InputError(f"it is a zip with {len(pickles)} data.pkl instead of one")
         (content,) = pickles
         folder = content.removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
