@@ -1,41 +1,46 @@
-"""The end of a run: what was trained is saved first, and measured after, row by row.
+"""The end of a run: saves what was trained, and then measures it, row by row.
 
-Each step leaves its outcome in result.json, so that a run that is killed here goes on with what is
-missing. A measurement that fails costs its row, and the same command tries it again.
+Each step writes its outcome to result.json, so that a killed run goes on with what is missing. A
+measurement that fails leaves its row out, and the same command tries it again.
 """
 
 import gc
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from amdim_tf.config import fields
+from amdim_tf.data.data import Data
 from amdim_tf.errors import InputError, Stopped
 from amdim_tf.evaluation.classifiers import classify
-from amdim_tf.evaluation.features import RAW_SIZE, encode, raw_pixels
+from amdim_tf.evaluation.features import RAW_SIZE, Features, encode, raw_pixels
 from amdim_tf.evaluation.rows import ROWS, measure_row
 from amdim_tf.files import replacing, write_json
 from amdim_tf.objectives.probes import NAMES
 from amdim_tf.serving.saved_model import export, write_card
 from amdim_tf.training.building import build_encoder
 from amdim_tf.training.callbacks import on_signals
-from amdim_tf.training.run_directory import environment, load_model
+from amdim_tf.training.learner import Learner
+from amdim_tf.training.run_directory import RunDirectory, environment, load_model
 from amdim_tf.training.run_files import read_result
+from amdim_tf.typing import Config
 
 EXPORT = "export"
 NOT_YET = "not measured yet"
 
 
-def wanted(data, baselines):
-    """The rows of `rows.ROWS` that a run on `data` is measured by."""
+def wanted(data: Data, baselines: bool) -> tuple[str, ...]:
+    """The rows, among `rows.ROWS`, to measure for a run on `data`."""
     if not data.test or not data.class_names:
         return ()
     return tuple(ROWS) if baselines else ("beside", "frozen")
 
 
-def missing(result, rows):
-    """What of `rows`, and the export, a `result` of a run does not have yet, {name: why}."""
+def missing(result: dict[str, Any] | None, rows: Sequence[str]) -> dict[str, str]:
+    """The `rows`, and the export, that a `result` of a run lacks so far, {name: why}."""
     if not result:
         return dict.fromkeys([EXPORT, *rows], NOT_YET)
     known = result.get("missing", {})
@@ -44,19 +49,26 @@ def missing(result, rows):
     return {name: known.get(name, NOT_YET) for name in lacking}
 
 
-def finish(run, config, data, steps, rows, started):
+def finish(
+    run: RunDirectory,
+    config: Config,
+    data: Data,
+    steps: int,
+    rows: Sequence[str],
+    started: float,
+) -> dict[str, Any]:
     """Saves and measures the trained encoder of `run`, as far as that is not done yet.
 
     Args:
         run: the `RunDirectory`, with a checkpoint of the last step.
         config: its config.
         data: its `Data`.
-        steps: of the training.
-        rows: which to measure, see `wanted`.
+        steps: number of training steps.
+        rows: the rows to measure, see `wanted`.
         started: when this process began with the run, by `time.time`.
 
     Returns:
-        What result.json holds; `missing` has what could not be done, and why.
+        The content of result.json; `missing` says what could not be done, and why.
 
     Raises:
         Stopped: by SIGINT or SIGTERM; what was measured before is kept.
@@ -118,38 +130,42 @@ def _stop():
 
 
 class Rows:
-    """Measures the rows of the table, each by the method of its name, to (accuracy, note).
+    """Measures the rows of the table: each has a method of its name, which gives (accuracy, note).
 
-    Accuracies {"linear", "mlp", "knn"} are on all test images, or as the note says. What is fitted
-    on features learns from at most `probe_images` training images.
+    Accuracies {"linear", "mlp", "knn"} are on all test images, or on as many as the note says.
+    Classifiers and neighbours on features learn from at most `probe_images` training images.
 
     Args:
         run, config, data: see `finish`.
     """
 
-    def __init__(self, run, config, data):
+    def __init__(self, run: RunDirectory, config: Config, data: Data):
         self.run, self.config, self.data = run, config, data
         self.classes = len(data.class_names)
-        self._model = self._test = None
+        self._model: Learner | None = None
+        self._test: Features | None = None
 
     @property
-    def model(self):
+    def model(self) -> Learner:
         """The trained model, without optimiser; it is loaded when it is needed."""
         self._model = self._model or load_model(self.run.path)[0]
         return self._model
 
-    def beside(self):
+    def beside(self) -> tuple[dict[str, float], str]:
+        """The online probes, as training left them."""
         found = classify(self.model.probes, self._test_features())
         return {name: found[name].accuracy() for name in NAMES}, self._note()
 
-    def frozen(self):
+    def frozen(self) -> tuple[dict[str, float], str]:
+        """Classifiers and neighbours on f1 of the trained encoder."""
         test = self._test_features()
         accuracy = self._measured(self._encode(self.model.encoder, self._known()), test)
         note = self._note()
         self._model = self._test = None
         return accuracy, note
 
-    def untrained(self):
+    def untrained(self) -> tuple[dict[str, float], str]:
+        """Classifiers and neighbours on f1 of an encoder with its initial weights."""
         self._model = self._test = None
         gc.collect()
         keras.utils.set_random_seed(self.config.seed)
@@ -157,7 +173,9 @@ class Rows:
         features = [self._encode(encoder, split) for split in (self._known(), self.data.test)]
         return self._measured(*features), self._note(features[1])
 
-    def raw_pixels(self):
+    def raw_pixels(self) -> tuple[dict[str, float], str]:
+        """Classifiers and neighbours on the pixels."""
+        assert self.data.test, "rows need test images, see `wanted`"
         test = self.data.test.sample(self.config.probe_images)
         known = self._known()
         features = [raw_pixels(self.data, split, self.config) for split in (known, test)]
@@ -178,7 +196,7 @@ class Rows:
         return self._test
 
     def _note(self, test=None):
-        """How many test images a row is measured on, if those are not all."""
+        """The number of test images that a row is measured on, if it is not all of them."""
         used = len(self._test_features() if test is None else test)
         return f"{used} test images" if used < self.data.test.size else ""
 

@@ -1,6 +1,8 @@
-"""Variants of a run beside their baseline, over several seeds (Table 3)."""
+"""Variants of a run and their baseline, over several seeds (Table 3)."""
 
 import copy
+import pathlib
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -12,19 +14,26 @@ from amdim_tf.data import sources
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.rows import COLUMNS
 from amdim_tf.runs.training import run_name, train
+from amdim_tf.typing import Config
 
 BASELINE = "baseline"
 
 
-def sweep(config, variants, seeds, folder, data_dir=None):
-    """Trains each of `variants` and the baseline with each of `seeds`; finished runs are kept.
+def sweep(
+    config: Config,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    folder: pathlib.Path,
+    data_dir: str | pathlib.Path | None = None,
+) -> dict[str, np.ndarray]:
+    """Trains the baseline and each of `variants` with each of `seeds`; finished runs are kept.
 
     Args:
-        config: that of the baseline.
+        config: the config of the baseline.
         variants: see `amdim_tf.config.load_config`.
-        seeds: ints.
-        folder: where the run directories are.
-        data_dir: where the data is, see `sources.load`.
+        seeds: the seeds of the runs.
+        folder: the folder of the run directories.
+        data_dir: the folder of the data, see `sources.load`.
 
     Returns:
         {variant: accuracies (seeds,3)} of linear, MLP and kNN on the frozen encoder, with the
@@ -57,10 +66,10 @@ def sweep(config, variants, seeds, folder, data_dir=None):
     return accuracies
 
 
-def sweep_table(accuracies):
+def sweep_table(accuracies: Mapping[str, np.ndarray]) -> str:
     """Markdown: mean accuracies, and differences to the baseline with 95 % intervals (Welch's t).
 
-    A difference whose interval leaves out zero is marked by a star.
+    A star marks a difference if zero lies outside of its interval.
     """
     count = len(accuracies[BASELINE])
     lines = [

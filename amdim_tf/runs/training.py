@@ -1,13 +1,16 @@
-"""From a config to a measured and exported encoder, in the order in which a run is made."""
+"""Trains, measures and exports an encoder; the code is in the order of a run."""
 
 import contextlib
 import gc
+import pathlib
 import time
+from typing import Any
 
 import tensorflow as tf
 
 from amdim_tf.config import fields, file_name
 from amdim_tf.data import pipeline, sources
+from amdim_tf.data.data import Data
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.rows import COLUMNS, ROWS
@@ -18,35 +21,38 @@ from amdim_tf.objectives.objective import find_objective
 from amdim_tf.runs.finish import finish, missing, wanted
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.fitting import Course, fit
+from amdim_tf.training.learner import Learner
 from amdim_tf.training.run_directory import RunDirectory, erase, hardware
 from amdim_tf.training.run_files import read_result
+from amdim_tf.typing import Config
 
 FINISHED = "finished"
 
 
 def train(
-    config,
-    workdir,
-    data_dir=None,
-    baselines=True,
-    strategy="auto",
-    xla="auto",
-    views_on="host",
-    overwrite=False,
-):
+    config: Config,
+    workdir: str | pathlib.Path,
+    data_dir: str | pathlib.Path | None = None,
+    baselines: bool = True,
+    strategy: str = "auto",
+    xla: str = "auto",
+    views_on: str = "host",
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Trains, saves, exports and measures an encoder, or goes on where an earlier run stopped.
 
     Args:
         config: a config, see `amdim_tf.config`.
         workdir: the run directory, see `amdim_tf.training.run_directory`.
-        data_dir: where the data is, see `sources.load`.
+        data_dir: the folder of the data, see `sources.load`.
         baselines: whether to measure an untrained encoder and raw pixels, too.
         strategy, xla: see `amdim_tf.distribution.choose_devices`.
-        views_on: "host", beside the training steps, or "accelerator", before each of them.
-        overwrite: whether to remove a run that is in `workdir`, and start anew.
+        views_on: where views are made: "host", while the training steps run, or "accelerator",
+            before each step.
+        overwrite: whether to remove a run that is in `workdir`, and start from scratch.
 
     Returns:
-        What result.json holds: accuracies, config, hardware, versions and time; under `missing`
+        The content of result.json: accuracies, config, hardware, versions and time; `missing` says
         what could not be measured or exported, and why.
 
     Raises:
@@ -82,7 +88,7 @@ def train(
             _fit_encoder(run, config, data, (epoch_steps, last_step), devices, views_on)
             gc.collect()  # its model and optimiser, before another model is loaded
         if not chief:
-            check_agreement(devices.strategy, FINISHED)  # one that ended would end the chief, too
+            check_agreement(devices.strategy, FINISHED)  # if it ended now, so would the chief
             return read_result(workdir)
         result = finish(run, config, data, last_step, rows, started)
         print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
@@ -91,7 +97,7 @@ def train(
 
 
 def _fit_encoder(run, config, data, steps, devices, views_on):
-    """Trains the model of `config` for `steps`, those of an epoch and of all; see `train`."""
+    """Trains the model of `config`; `steps` are (steps of an epoch, last step), see `train`."""
     epoch_steps, last_step = steps
     with devices.strategy.scope():
         model = build(config, len(data.class_names), last_step, devices.compiled)
@@ -118,8 +124,10 @@ def _fit_encoder(run, config, data, steps, devices, views_on):
     fit(model, course, run, config, devices)
 
 
-def plan(config, data, model, first_step, last_step, run):
-    """What a run is about to do, for people."""
+def plan(
+    config: Config, data: Data, model: Learner, first_step: int, last_step: int, run: RunDirectory
+) -> str:
+    """Says what a run is about to do."""
     shape = "x".join(str(side or "?") for side in data.image_shape)
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
     encoder = model.encoder.count_params()
@@ -143,8 +151,8 @@ def plan(config, data, model, first_step, last_step, run):
     )
 
 
-def table(result):
-    """The accuracies of a result as a table, and what is missing of it."""
+def table(result: dict[str, Any]) -> str:
+    """The accuracies of a result as a table, and what it lacks."""
     config, lines = result["config"], []
     if result["accuracy"]:
         lines = [
@@ -165,7 +173,7 @@ def table(result):
     return "\n".join(lines)
 
 
-def run_name(config):
-    """The folder of a run, such as cifar10-small--multiscale-seed0."""
+def run_name(config: Config) -> str:
+    """The name of a run's folder, such as cifar10-small--multiscale-seed0."""
     dataset = file_name(config.dataset)
     return "-".join(filter(None, [dataset, config.size, config.variant, f"seed{config.seed}"]))
