@@ -1,1 +1,1 @@
-"""How fast each part runs, and how near to the machine's limit."""
+"""Measures how fast each stage runs, and how near to the machine's limit."""

@@ -1,4 +1,4 @@
-"""How fast each part runs, and how near to the limit: a matrix product that is timed beside it."""
+"""Measures how fast each stage runs, next to a matrix product that shows the machine's limit."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -19,42 +20,43 @@ from amdim_tf.speed.step import step_name, step_speed, steps
 from amdim_tf.speed.timing import MEMORY, Table, peak_bytes
 from amdim_tf.training.building import check_config
 from amdim_tf.training.run_directory import environment
+from amdim_tf.typing import Config
 
 
 def benchmark(
-    config,
-    output,
-    earlier,
-    strategy,
-    measured,
-    batches,
-    inference_batch=64,
-    runs=10,
-    memory_only=False,
-):
+    config: Config,
+    output: pathlib.Path,
+    earlier: Mapping[str, Mapping],
+    strategy: str,
+    measured: Sequence[tuple[str, bool]],
+    batches: Sequence[int],
+    inference_batch: int = 64,
+    runs: int = 10,
+    memory_only: bool = False,
+) -> None:
     """Measures steps, loss, views and inference; writes `output`, and prints a table.
 
     Args:
-        config: of the model whose step is measured.
-        output: a path of JSON; a picture of the loss by batch is drawn beside it.
+        config: the config of the model that is trained.
+        output: a path of JSON; a picture of the loss by batch is drawn next to it.
         earlier: rows of an earlier benchmark, for ratios to them.
         strategy: see `distribution.choose_strategy`.
-        measured: [(precision, compiled)] of the step.
-        batches: of the loss by itself.
+        measured: [(precision, compiled)], the training steps to measure.
+        batches: batches for which the loss is measured by itself.
         inference_batch: images in a request.
-        runs: of each measurement.
-        memory_only: whether to measure no times.
+        runs: number of times that each measurement is repeated.
+        memory_only: whether to measure memory, but no times.
 
     Raises:
-        InputError: a config that cannot be trained.
+        InputError: the config cannot be trained.
     """
     check_config(config)
-    strategy, table = choose_strategy(strategy), Table()
-    check_batch(config.batch_size, config.micro_batch, strategy)
+    devices, table = choose_strategy(strategy), Table()
+    check_batch(config.batch_size, config.micro_batch, devices)
     if not memory_only:
         for precision, compiled in measured:
             config.precision = precision
-            step_speed(table, config, compiled, strategy, runs)
+            step_speed(table, config, compiled, devices, runs)
         config.precision = "float32"
         for batch in batches:
             for kept in (True, False):
@@ -63,7 +65,7 @@ def benchmark(
         make_views(table, runs)
         inference(table, config, inference_batch, runs)
     if memory_only or tf.config.list_physical_devices("GPU"):
-        memory(table, config, strategy, measured, batches)
+        memory(table, config, devices, measured, batches)
     else:
         memory_in_another_process(table)
     write_json(output, {"rows": table.rows, **environment()})
@@ -74,8 +76,14 @@ def benchmark(
     print(f"\n{markdown(table.rows, earlier)}\n\nWrote {output}.")
 
 
-def memory(table, config, strategy, measured, batches):
-    """Peak memory of the `measured` steps, (precision, compiled), and of the loss by batch."""
+def memory(
+    table: Table,
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    measured: Sequence[tuple[str, bool]],
+    batches: Sequence[int],
+) -> None:
+    """Measures the peak memory of the `measured` steps, (precision, compiled), and of the loss."""
     for precision, compiled in measured:
         config.precision = precision
         _, step, _ = steps(config, compiled, strategy)
@@ -88,8 +96,8 @@ def memory(table, config, strategy, measured, batches):
             table.add(f"{nce_name(batch, kept)}{MEMORY}", peak / 2**20, "MiB")
 
 
-def memory_in_another_process(table):
-    """`memory` read off a process, whose allocator has to return what is free."""
+def memory_in_another_process(table: Table) -> None:
+    """Runs `memory` in a process with an allocator that returns what is free."""
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder) / "memory.json"
         arguments = [*sys.argv[1:], "--memory_only", f"--output={output}"]
@@ -102,8 +110,8 @@ def memory_in_another_process(table):
         table.rows |= json.loads(output.read_text())["rows"]
 
 
-def markdown(rows, earlier):
-    """The rows as a table, with the ratio to those of an `earlier` benchmark, if there is one."""
+def markdown(rows: Mapping[str, Mapping], earlier: Mapping[str, Mapping]) -> str:
+    """The rows as a table, with ratios to the rows of an `earlier` benchmark, if there is one."""
     lines = [["", "", "quartiles", *["to the earlier one"] * bool(earlier)]]
     for name, row in rows.items():
         spread = "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
@@ -114,7 +122,12 @@ def markdown(rows, earlier):
     return command.markdown(lines)
 
 
-def read_earlier(path):
+def read_earlier(path: str | pathlib.Path) -> dict[str, dict]:
+    """The rows of an earlier benchmark.
+
+    Raises:
+        InputError: `path` is not the JSON of a benchmark.
+    """
     try:
         return json.loads(local(path, "compare").read_text())["rows"]
     except (OSError, ValueError, KeyError) as error:

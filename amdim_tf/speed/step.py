@@ -1,41 +1,44 @@
-"""The training step: its seconds, its arithmetic, and the rate of a large product beside it."""
+"""Measures the training step: seconds, arithmetic, and its rate next to that of a large product."""
 
 import math
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
 
 from amdim_tf.data import photographs, pipeline
-from amdim_tf.speed.timing import quartiles
+from amdim_tf.speed.timing import Table, quartiles
 from amdim_tf.training.building import build
+from amdim_tf.training.learner import Learner
+from amdim_tf.typing import Config
 
 PRODUCT = 2048
 
 
-def step_flops(model, batch):
-    """Floating-point operations of a training step on `batch` images, by hand.
+def step_flops(model: Learner, batch: int) -> int:
+    """Floating-point operations in a training step on `batch` images, counted by hand.
 
-    Products alone: convolutions of both views and scores, each forward, and for the gradients of
-    both operands; the images need none.
+    Only products count: the convolutions of both views and the scores, each forward and for the
+    gradients of both operands. The images need no gradient.
     """
     flops = model.objective.flops(batch)
     for layer, shape in convolutions(model):
         _, *places, _ = layer.compute_output_shape(shape)
-        products = 3 if shape[-1] > 3 else 2  # the first one's input are the images
+        products = 3 if shape[-1] > 3 else 2  # the first one's inputs are images
         images = model.views * batch
         flops += products * 2 * images * math.prod(places) * math.prod(layer.kernel.shape)
     return flops
 
 
-def convolutions(model):
+def convolutions(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, tuple]]:
     """All convolutions of `model`, with the shapes of their inputs."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Conv2D):
             yield layer, layer.get_build_config()["input_shape"]
 
 
-def convolution_step(layer, shape, batch):
-    """A function that computes a convolution of both views, and the gradients it needs, alone."""
+def convolution_step(layer: keras.layers.Layer, shape: tuple, batch: int) -> Callable:
+    """A function that computes a single convolution of both views, and the gradients it needs."""
     dtype = layer.compute_dtype
     x = tf.cast(tf.random.stateless_normal((2 * batch, *shape[1:]), (0, 1)), dtype)
     kernel = tf.cast(layer.kernel.value, dtype)
@@ -50,7 +53,7 @@ def convolution_step(layer, shape, batch):
     return step
 
 
-def matrix_product(precision):
+def matrix_product(precision: str) -> Callable:
     """A function that computes a large product."""
     dtype = keras.dtype_policies.get(precision).compute_dtype
     square = tf.cast(tf.random.stateless_normal((PRODUCT, PRODUCT), (0, 0)), dtype)
@@ -58,8 +61,10 @@ def matrix_product(precision):
     return lambda: float(product())
 
 
-def steps(config, compiled, strategy):
-    """A model, and functions of it that train a step: on one batch, and on ever new views."""
+def steps(
+    config: Config, compiled: bool, strategy: tf.distribute.Strategy
+) -> tuple[Learner, Callable, Callable]:
+    """A model, and two functions that train it by a step: on one batch, and on new views."""
     keras.backend.clear_session()
     data = photographs.photo_patches()
     with strategy.scope():
@@ -68,27 +73,30 @@ def steps(config, compiled, strategy):
 
     def step(batches):
         iterator = iter(strategy.experimental_distribute_dataset(batches))
-        # Once the loss is here, the step is done.
+        # The loss is here when the step is done.
         return lambda: float(model.train_function(iterator)["loss"])
 
     batches = pipeline.train_batches(data, config, 0, 10**6)
     return model, step(batches.take(1).cache().repeat()), step(batches)
 
 
-def step_name(config, compiled):
+def step_name(config: Config, compiled: bool) -> str:
+    """The name of the row for a training step."""
     return f"step, {config.precision}, XLA {'on' if compiled else 'off'}"
 
 
-def step_speed(table, config, compiled, strategy, runs):
-    """The training step, against the rate of a large product beside it."""
+def step_speed(
+    table: Table, config: Config, compiled: bool, strategy: tf.distribute.Strategy, runs: int
+) -> None:
+    """Measures the training step, next to the rate of a large product."""
     name = step_name(config, compiled)
     model, alone, with_views = steps(config, compiled, strategy)
     product = f"{name}, product of {PRODUCT}x{PRODUCT} matrices beside it"
     functions = {name: alone, product: matrix_product(config.precision)}
     seconds, of_product = table.time(functions, runs)
-    # Not in turn: the views of the next steps would be made beside other measurements.
-    (whole,) = table.time({f"{name}, views included": with_views}, runs)
-    table.add(f"{name}, views included, speed", seconds / whole, "parts of the step alone")
+    # By itself: otherwise the next views would be made while something else is measured.
+    (with_input,) = table.time({f"{name}, views included": with_views}, runs)
+    table.add(f"{name}, views included, speed", seconds / with_input, "parts of the step alone")
     flops, rate = step_flops(model, config.batch_size), 2 * PRODUCT**3 / of_product
     table.add(f"{name}, arithmetic", flops / 1e9, "GFLOP")
     table.add(f"{product}, rate", rate / 1e9, "GFLOP/s")

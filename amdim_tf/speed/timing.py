@@ -1,10 +1,12 @@
-"""How time and memory are measured: in turn, after a warm-up, as medians with quartiles."""
+"""Measures time and memory: in turn, after a warm-up, as medians with quartiles."""
 
 import contextlib
 import ctypes
 import os
 import pathlib
 import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,31 +16,39 @@ MEMORY = ", peak memory"
 
 
 class Table:
-    """Rows of measurements, as they come: {name: {"value", "unit", "low", "high"}}."""
+    """Measurements, in order: `rows` is {name: {"value", "unit", "low", "high"}}."""
 
-    def __init__(self):
-        self.rows = {}
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
 
-    def add(self, name, value, unit, low=None, high=None):
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> float:
+        """Adds and prints a row, and returns its value."""
         self.rows[name] = {"value": value, "unit": unit, "low": low, "high": high}
         print(f"{name}: {value:.4g} {unit}", flush=True)
         return value
 
-    def time(self, functions, runs):
+    def time(self, functions: Mapping[str, Callable], runs: int) -> list[float]:
         """Adds the seconds of `functions` {name: function}, and returns their medians."""
         rows = zip(functions, quartiles(functions.values(), runs), strict=True)
         return [self.add(name, median, "s", low, high) for name, (low, median, high) in rows]
 
 
-def quartiles(functions, runs):
+def quartiles(functions: Collection[Callable], runs: int) -> list[list[float]]:
     """The quartiles of the seconds that each of `functions` takes.
 
-    They are called in turn, so that what else the machine does reaches all of them.
+    They are called in turn, so that other work on the machine slows all of them down alike.
     """
     for function in functions:
         for _ in range(WARM_UP):
             function()
-    seconds = [[] for _ in functions]
+    seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(runs):
         for function, times in zip(functions, seconds, strict=True):
             started = time.perf_counter()
@@ -47,10 +57,10 @@ def quartiles(functions, runs):
     return np.quantile(seconds, (0.25, 0.5, 0.75), axis=1).T.tolist()
 
 
-def peak_bytes(function):
-    """Peak memory of `function()` above what is in use: of the accelerator, else of the process.
+def peak_bytes(function: Callable) -> int:
+    """Peak memory of `function()` above what is in use, on the accelerator if there is one.
 
-    The function is called before, so that it is traced and compiled.
+    Otherwise it is the memory of the process. A first call, not measured, traces and compiles it.
     """
     function()
     if tf.config.list_physical_devices("GPU"):
@@ -58,7 +68,7 @@ def peak_bytes(function):
         before = tf.config.experimental.get_memory_info("GPU:0")["current"]
         function()
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
-    with contextlib.suppress(OSError):  # what malloc keeps for later is not in use
+    with contextlib.suppress(OSError):  # malloc keeps memory that is not in use
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
     before = _status("VmRSS")
@@ -72,7 +82,7 @@ def _status(name):
 
 
 @contextlib.contextmanager
-def one_core():
+def one_core() -> Iterator[None]:
     """Keeps all threads of the process on one core."""
     cores = os.sched_getaffinity(0)
 
