@@ -1,4 +1,4 @@
-"""Images a second: views from patches and from JPEGs, and the exported encoder."""
+"""Measures images per second: views from patches and JPEGs, and the exported encoder."""
 
 import functools
 import tempfile
@@ -8,20 +8,21 @@ import skimage.data
 import tensorflow as tf
 
 from amdim_tf.config import load_config
-from amdim_tf.data import pipeline
+from amdim_tf.data import photographs, pipeline
 from amdim_tf.data.data import Data
 from amdim_tf.data.splits import Split
 from amdim_tf.serving.loading import load_encoder, load_preprocess
 from amdim_tf.serving.saved_model import export
-from amdim_tf.speed.timing import one_core
+from amdim_tf.speed.timing import Table, one_core
 from amdim_tf.training.building import build
+from amdim_tf.typing import Config
 
-# Batches that are timed together: pipelines make several at a time.
+# Batches that are timed together, since pipelines make several at a time.
 BURST = 8
 
 
-def make_views(table, runs):
-    """Pairs of views per second on one core: of 32 pixels, and of 128 from the bytes of JPEGs."""
+def make_views(table: Table, runs: int) -> None:
+    """Measures pairs of views per second on one core: 32 pixels from patches, 128 from JPEGs."""
     jpeg = tf.io.encode_jpeg(skimage.data.coffee()[:375, :500], quality=95)
     files = tf.data.Dataset.from_tensors((jpeg, tf.constant(0, tf.int64))).repeat(10**6)
     decode = functools.partial(tf.io.decode_jpeg, channels=3)
@@ -44,8 +45,8 @@ def make_views(table, runs):
         table.add(f"{name}, speed", 64 / seconds, "JPEG/s")
 
 
-def inference(table, config, batch, runs):
-    """Images per second, uint8 to f1, of the exported encoder and of the same in Keras."""
+def inference(table: Table, config: Config, batch: int, runs: int) -> None:
+    """Measures images per second, uint8 to f1, with the exported encoder and the same in Keras."""
     with tempfile.TemporaryDirectory() as folder:
         target = export(build(config, 0, 1), config, folder)
         served = tf.saved_model.load(str(target)).signatures["serving_default"]
