@@ -1,4 +1,4 @@
-"""Pictures of what a model learned: the paper's Figure 2, a map of its features, curves, confusion."""
+"""Pictures of what a model learned: Figure 2, a map of its features, curves, confusion."""
 
 import dataclasses
 import io
