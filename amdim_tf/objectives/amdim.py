@@ -1,16 +1,20 @@
 """AMDIM: each antecedent of one view picks its own consequents in the other (3.3, Equation 5)."""
 
 import itertools
+from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import ops
 
 from amdim_tf import distribution
+from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.objectives import multiscale
 from amdim_tf.objectives.mixture import BagOfFeatures, Mixture
 from amdim_tf.objectives.objective import Losses, Objective
 from amdim_tf.objectives.phi import Phi
+from amdim_tf.typing import Config, Tensor
 
 
 class Amdim(Objective):
@@ -20,11 +24,22 @@ class Amdim(Objective):
         tasks: n-to-m tasks, see `multiscale.parse_tasks`.
         clip, regulariser: see `nce.nce`.
         score_bytes: see `multiscale.multiscale_nce`.
-        components, tau: k mixture features in place of f1 as antecedents, and the inverse
-            temperature of their posterior, see `mixture`; 0 for f1 itself.
+        components: k, how many mixture features replace f1 as antecedents; 0 keeps f1. See
+            `mixture`.
+        tau: inverse temperature of their posterior.
+
+    Example:
+    >>> from amdim_tf.encoders.amdim import Encoder
+    >>> objective = Amdim("1-5,5-5")
+    >>> sorted(objective.build(Encoder(image_size=32, ndf=4, nrkhs=16, ndepth=1)))
+    ['phi5', 'phi7']
+    >>> embeddings = {1: ops.eye(4, 16), 5: ops.ones((4, 5, 5, 16)), 7: ops.ones((4, 7, 7, 16))}
+    >>> losses = objective.losses(embeddings, None, objective.draw(0, 0, 2))  # two images
+    >>> sorted(losses.terms)
+    ['nce_1-5', 'nce_5-5', 'regulariser']
     """
 
-    # An image alone has no negatives.
+    # A single image has no negatives.
     least_images, scales = 2, multiscale.SCALES
 
     def __init__(
@@ -38,24 +53,25 @@ class Amdim(Objective):
     ):
         self.tasks = multiscale.parse_tasks(tasks)
         self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
-        self.components, self.tau, self.mixture = components, tau, None
+        self.components, self.tau = components, tau
+        self.mixture: Mixture | None = None
         names = [f"{n}-{m}" for n, m in self.tasks]
         mixed = [f"entropy_{n}-{m}" for n, m in self.tasks if components and n == 1]
         bounds = [f"{kind}_{name}" for kind in ("nce", "bound") for name in names]
         self.metrics = ("loss", "regulariser", *bounds, *mixed)
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         tasks = multiscale.parse_tasks(config.tasks)
         if config.mixture_components and not any(n == 1 for n, _ in tasks):
             raise InputError(
-                "mixture_components are for the amdim objective with a task from scale 1. "
+                "mixture_components must be 0 unless tasks include one from scale 1. "
                 f"Received: mixture_components={config.mixture_components}, "
                 f"tasks={config.tasks!r}, objective={config.objective!r}"
             )
 
     @classmethod
-    def of(cls, config):
+    def of(cls, config: Config) -> "Amdim":
         return cls(
             config.tasks,
             config.clip or None,
@@ -65,7 +81,7 @@ class Amdim(Objective):
             config.mixture_tau,
         )
 
-    def build(self, encoder):
+    def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
         super().build(encoder)
         channels = encoder.scales
         options = {"dtype": encoder.dtype_policy}
@@ -74,7 +90,7 @@ class Amdim(Objective):
         )
         for n, phi in ((5, self.phi5), (7, self.phi7)):
             phi.build((None, n, n, channels[n]))
-            # A phi that no task scores would get no gradient.
+            # A phi that no task scores gets no gradient.
             phi.trainable = any(n in task for task in self.tasks)
         layers = {"phi5": self.phi5, "phi7": self.phi7}
         if self.components:
@@ -84,13 +100,14 @@ class Amdim(Objective):
         return layers
 
     @property
-    def projection(self):
+    def projection(self) -> tuple[keras.layers.Layer, ...]:
         return self.phi5, self.phi7
 
-    def draw(self, seed, step, batch):
+    def draw(self, seed: int, step: Tensor, batch: int) -> dict[int, Tensor]:
         """One flat location per scale, view and image of this replica: {n: (2,batch) int32}.
 
-        Uniform, and whatever the number of replicas the same for an image of the global batch.
+        Locations are uniform. An image of the global batch has the same ones for any number of
+        replicas.
         """
         step = ops.cast(step, "int32")
         first = distribution.first_image(batch)
@@ -101,22 +118,28 @@ class Amdim(Objective):
             for n in multiscale.antecedent_scales(self.tasks)
         }
 
-    def project(self, features, training=False, views=1):
-        mode = {"training": training, "views": views}
+    def project(
+        self, features: dict[str, Tensor], training: bool = False, views: int = 1
+    ) -> dict[int, Tensor]:
+        mode: dict[str, Any] = {"training": training, "views": views}
         return {
             1: features["f1"],
             5: self.phi5.project(features["f5"], **mode),
             7: self.phi7.project(features["f7"], **mode),
         }
 
-    def normalise(self, projected, training=False, views=1):
+    def normalise(
+        self, projected: dict[int, Tensor], training: bool = False, views: int = 1
+    ) -> dict[int, Tensor]:
         """Embeddings {1: (V*B,nrkhs), 5: (V*B,5,5,nrkhs), 7: (V*B,7,7,nrkhs)} of V views."""
-        mode = {"training": training, "views": views}
+        mode: dict[str, Any] = {"training": training, "views": views}
         norms = {5: self.phi5.bn, 7: self.phi7.bn}
         embeddings = super().normalise(projected, **mode)
         return embeddings | {n: norms[n](projected[n], **mode) for n in norms}
 
-    def losses(self, embeddings, labels, draws):
+    def losses(
+        self, embeddings: dict[int, Tensor], labels: Tensor, draws: dict[int, Tensor]
+    ) -> Losses:
         losses, penalty, entropies = self.scores(embeddings, draws)
         total = sum(losses.values()) + penalty - sum(entropies.values()) / self.tau
         terms = {f"nce_{name}": loss for name, loss in losses.items()} | {"regulariser": penalty}
@@ -128,9 +151,11 @@ class Amdim(Objective):
         metrics |= {f"entropy_{name}": entropy for name, entropy in entropies.items()}
         return Losses(total, terms, metrics)
 
-    def scores(self, embeddings, locations):
+    def scores(
+        self, embeddings: dict[int, Tensor], locations: dict[int, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """(losses, penalty, entropies) of `embeddings`, view 1 first; see `multiscale_nce`."""
-        # Not sliced: of a split the gradient is one concatenation, of slices sums of padded copies.
+        # The gradient of a split is one concatenation; that of slices is a sum of padded copies.
         halves = {n: ops.split(embedding, 2) for n, embedding in embeddings.items()}
         view1, view2 = ({n: half[view] for n, half in halves.items()} for view in (0, 1))
         consequents = self._gathered(embeddings) if distribution.replicas() > 1 else None
@@ -139,10 +164,10 @@ class Amdim(Objective):
         return self._score(view1, view2, locations, consequents, first, components)
 
     def _gathered(self, embeddings):
-        """Consequents {m: (B,m*m,D)} of views 1 and 2, of the images of all replicas.
+        """Consequents {m: (B,m*m,D)} of views 1 and 2, from the images of all replicas.
 
-        All scales of both views are gathered at once: a collective of each would take longer, and
-        the graph of one grows with the square of the number of replicas.
+        One collective gathers all scales of both views: several would take longer, and the graph
+        of each grows with the square of the number of replicas.
         """
         scales, width = multiscale.consequent_scales(self.tasks), self.encoder.nrkhs
         each = [ops.reshape(embeddings[m], (-1, m * m, width)) for m in scales]
@@ -169,27 +194,27 @@ class Amdim(Objective):
             self.tau,
         )
 
-    def features(self, features):
+    def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The embeddings r1, r5 and r7, and the mixture (B,k,D) if there is one."""
         f = features
         found = {"r1": f["f1"], "r5": self.phi5(f["f5"]), "r7": self.phi7(f["f7"])}
         return found | ({"mixture": self.mixture(f["f1"])} if self.mixture else {})
 
-    def representations(self):
+    def representations(self) -> dict[str, ImageEncoder]:
         return {"mixture": BagOfFeatures(self.encoder, self.mixture)} if self.mixture else {}
 
-    def divide(self, compiled):
-        self._score = distribution.region(self._score, compiled)
+    def divide(self, compiled: bool) -> None:
+        self._score = distribution.region(self._score, compiled)  # type: ignore[method-assign]
 
-    def flops(self, batch):
-        """Those of the scores: both directions, forward, and for both operands' gradients."""
+    def flops(self, batch: int) -> int:
+        """Operations of the scores: both directions, forward, and for both operands' gradients."""
         locations = sum(m * m for _, m in self.tasks)
         return 3 * 2 * 2 * batch * batch * locations * self.encoder.nrkhs
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"tasks {','.join(f'{n}-{m}' for n, m in self.tasks)}"
 
-    def get_config(self):
+    def get_config(self) -> dict:
         fields = ("clip", "regulariser", "score_bytes", "components", "tau")
         own = {"tasks": ",".join(f"{n}-{m}" for n, m in self.tasks)}
         return own | {field: getattr(self, field) for field in fields}

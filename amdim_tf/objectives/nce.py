@@ -1,18 +1,26 @@
 """Scores and the noise-contrastive loss (3.2, 3.3, 3.5)."""
 
 import math
+from collections.abc import Iterable
 
 import keras
 from keras import ops
 
 from amdim_tf.errors import InputError
+from amdim_tf.typing import Tensor
 
-# Of prediction: from the antecedents of one view to the consequents of the other.
+# (a, b): the antecedents of view a predict the consequents of view b.
 DIRECTIONS = ((0, 1), (1, 0))
 
 
-def nce(antecedents, consequents, clip=20.0, regulariser=5e-2, first=0):
-    """The loss of picking an image's own consequents among those of all other images (Equation 2).
+def nce(
+    antecedents: Tensor,
+    consequents: Tensor,
+    clip: float | None = 20.0,
+    regulariser: float = 5e-2,
+    first: Tensor = 0,
+) -> tuple[Tensor, Tensor]:
+    """The loss of telling an image's own consequents from the other images' (Equation 2).
 
     Each location of image i is a positive for antecedent i, against all locations of every other
     image; the other locations of image i count neither for nor against it. With N_i the
@@ -20,12 +28,11 @@ def nce(antecedents, consequents, clip=20.0, regulariser=5e-2, first=0):
     softplus(N_i - s), so one pass over the scores serves all positives.
 
     Args:
-        antecedents: (T,b,D) float: T tasks, each with an antecedent of every image, or of those of
-            one replica.
-        consequents: (B,L,D) float, L locations of each image.
+        antecedents: (T,b,D) float: T tasks, each with one antecedent per image of this replica.
+        consequents: (B,L,D) float, L locations of each image of all replicas.
         clip: c of the soft clip c*tanh(s/c) of the scores (3.5); None leaves them as they are.
         regulariser: weight of the mean squared score, taken before the clip (3.5).
-        first: the first of the b images, among B.
+        first: index of this replica's first image among the B images.
 
     Returns:
         (losses, penalties): (T,b,L), at least float32, -s_nce of each positive, in nats; and (T,),
@@ -33,6 +40,14 @@ def nce(antecedents, consequents, clip=20.0, regulariser=5e-2, first=0):
 
     Raises:
         InputError: fewer than two images, which leave no negatives.
+
+    Example:
+    >>> antecedents, consequents = 8 * ops.eye(4)[None], 8 * ops.eye(4)[:, None]
+    >>> losses, penalties = nce(antecedents, consequents)
+    >>> tuple(losses.shape), tuple(penalties.shape)
+    ((1, 4, 1), (1,))
+    >>> bool(ops.max(losses) < 1e-4)  # each antecedent scores its own image highest
+    True
     """
     batch = consequents.shape[0]
     if batch is not None and batch < 2:
@@ -43,32 +58,50 @@ def nce(antecedents, consequents, clip=20.0, regulariser=5e-2, first=0):
     images, others = ops.shape(scores)[1:3]
     same_image = ops.arange(images)[:, None] + first == ops.arange(others)  # (b, B)
     positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
-    of_image = ops.where(same_image, -float("inf"), ops.logsumexp(scores, axis=3))  # (T, b, B)
-    negatives = ops.logsumexp(of_image, axis=2, keepdims=True)  # (T, b, 1)
+    by_image = ops.where(same_image, -float("inf"), ops.logsumexp(scores, axis=3))  # (T, b, B)
+    negatives = ops.logsumexp(by_image, axis=2, keepdims=True)  # (T, b, 1)
     return ops.softplus(negatives - positives), penalties
 
 
-def score(antecedents, consequents):
-    """Scores (T,B,K,L), at least float32, of antecedents (T,B,D) and consequents (K,L,D)."""
+def score(antecedents: Tensor, consequents: Tensor) -> Tensor:
+    """Scores (T,B,K,L), at least float32, of antecedents (T,B,D) and consequents (K,L,D).
+
+    Example:
+    >>> scores = score(ops.ones((1, 2, 4)), ops.ones((3, 5, 4)))
+    >>> tuple(scores.shape), float(scores[0, 0, 0, 0])  # 4 / sqrt(4)
+    ((1, 2, 3, 5), 2.0)
+    """
     locations, width = consequents.shape[1:]
     dtype = keras.backend.result_type(antecedents.dtype, "float32")
     antecedents, consequents = ops.cast(antecedents, dtype), ops.cast(consequents, dtype)
-    # One product of two matrices: a batched one that broadcasts may leave its operands' memory in
-    # oneDNN (TensorFlow issue 117700, in 2.21).
+    # One product of two matrices: oneDNN's batched one, when it broadcasts, may access memory
+    # outside its operands (TensorFlow issue 117700, in 2.21).
     rows, columns = (ops.reshape(x, (-1, width)) for x in (antecedents, consequents))
     scores = ops.matmul(rows, ops.transpose(columns)) / math.sqrt(width)
     return ops.reshape(scores, (*ops.shape(antecedents)[:2], -1, locations))
 
 
-def clipped(scores, clip):
-    """The soft clip c*tanh(s/c) (3.5)."""
+def clipped(scores: Tensor, clip: float | None) -> Tensor:
+    """`scores` after the soft clip c*tanh(s/c) (3.5), or as they are if `clip` is None.
+
+    Example:
+    >>> clipped(ops.array([0.0, 1000.0]), clip=20.0).numpy().round().tolist()
+    [0.0, 20.0]
+    """
     return scores if clip is None else clip * ops.tanh(scores / clip)
 
 
-def draw_antecedents(view, scales, locations):
+def draw_antecedents(
+    view: dict[int, Tensor], scales: Iterable[int], locations: dict[int, Tensor]
+) -> Tensor:
     """Antecedents (T,b,D) of a view {n: (b,n*n,D)} at `locations` {n: (b,)}, for each scale.
 
-    At scale 1 all there are: f1, or the components of a mixture (b,k,D) in its place.
+    Scale 1 gives all that `view` has there: f1, or the k components of a mixture (b,k,D).
+
+    Example:
+    >>> view = {1: ops.ones((2, 1, 8)), 5: ops.ones((2, 25, 8))}
+    >>> tuple(draw_antecedents(view, [1, 5], {5: ops.array([0, 24])}).shape)
+    (2, 2, 8)
     """
     drawn = []
     for n in scales:
@@ -81,8 +114,13 @@ def draw_antecedents(view, scales, locations):
     return ops.concatenate(drawn)
 
 
-def antecedent_rows(view, scales):
-    """Which rows T of `draw_antecedents` are of each scale, {n: slice}."""
+def antecedent_rows(view: dict[int, Tensor], scales: Iterable[int]) -> dict[int, slice]:
+    """Which rows T of `draw_antecedents` belong to each scale: {n: slice}.
+
+    Example:
+    >>> antecedent_rows({1: ops.ones((2, 3, 8))}, [1, 5])  # a mixture of three components
+    {1: slice(0, 3, None), 5: slice(3, 4, None)}
+    """
     rows, start = {}, 0
     for n in scales:
         count = view[1].shape[1] if n == 1 else 1

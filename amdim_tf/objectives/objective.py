@@ -1,7 +1,7 @@
-"""The contract of objectives: what an encoder learns, and all that the rest asks of it.
+"""The contract of objectives: what an encoder learns, and what other code asks an objective.
 
-An objective is one file: a class by the file's name in CamelCase. `--config.objective` finds it
-there, and one outside of the package as MODULE:CLASS; see docs/extending.md.
+An objective is one file, with a class named as the file but in CamelCase. `--config.objective`
+takes the file's name, or MODULE:CLASS for a file outside the package; see docs/extending.md.
 """
 
 import dataclasses
@@ -11,121 +11,147 @@ import keras
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.finding import find
+from amdim_tf.typing import Config, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """What an objective says of a batch.
+    """What an objective returns for a batch.
 
     Args:
-        total: scalar, which encoder and objective minimise.
-        terms: {name: scalar}; if one is not finite the step changes nothing, and names it.
-        metrics: {name: scalar}, those of `Objective.metrics`.
+        total: scalar; encoder and objective minimise it.
+        terms: {name: scalar}; if one is not finite, the step names it and changes no weight.
+        metrics: {name: scalar} for each name in `Objective.metrics`.
+
+    Example:
+    >>> losses = Losses(2.5, terms={"nce": 2.0, "penalty": 0.5}, metrics={"loss": 2.5})
+    >>> losses.total == sum(losses.terms.values())
+    True
     """
 
-    total: object = 0.0
-    terms: dict = dataclasses.field(default_factory=dict)
-    metrics: dict = dataclasses.field(default_factory=dict)
+    total: Tensor = 0.0
+    terms: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Objective:
     """What an encoder learns from views of images.
 
     A training step concatenates the views, runs the encoder's trunk, and then `project`,
-    `normalise` and `losses`. Under several replicas each sees its images of the batch, and the
-    gradient is the mean of theirs; `distribution.gather` gives what needs the others' images.
+    `normalise` and `losses`. With several replicas, each sees its own images of the batch, and
+    the gradients are averaged; `distribution.gather` fetches the other replicas' images.
 
     Attributes:
-        views: of an image in a step.
-        least_images: of a batch.
-        needs_labels: whether `losses` or the probes must have them.
-        learns_from_probes: whether the gradient of the classifiers reaches the encoder.
-        scales: those that `project` gives; 1 is among them.
-        metrics: names of what it measures in training.
-        encoder: that of `build`.
+        views: number of views of an image in a step.
+        least_images: the smallest valid batch.
+        needs_labels: whether `losses` or the probes need labels.
+        learns_from_probes: whether the classifiers' gradient reaches the encoder.
+        scales: the keys that `project` returns; 1 is among them.
+        metrics: names of the metrics that `losses` returns.
+        encoder: the encoder that `build` was given.
+
+    Example:
+    >>> class Sum(Objective):
+    ...     def losses(self, embeddings, labels, draws):
+    ...         return Losses(keras.ops.sum(embeddings[1]))
+    >>> objective = Sum()
+    >>> float(objective.losses({1: keras.ops.ones((4, 8))}, None, ()).total)
+    32.0
+    >>> objective.views, str(objective)
+    (2, 'sum')
     """
 
-    views, least_images, needs_labels, learns_from_probes = 2, 1, False, False
+    views: int = 2
+    least_images: int = 1
+    needs_labels: bool = False
+    learns_from_probes: bool = False
     scales: tuple[int, ...] = (1,)
     metrics: tuple[str, ...] = ()
+    encoder: ImageEncoder
 
     @classmethod
-    def check(cls, config) -> None:
-        """Raises `InputError` for a config that it cannot be made of."""
+    def check(cls, config: Config) -> None:
+        """Raises `InputError` if the config's values are not valid for this objective."""
         if config.mixture_components:
             raise InputError(
-                f"mixture_components are for the objective amdim alone. Received: "
+                f"mixture_components must be 0 unless the objective is amdim. Received: "
                 f"mixture_components={config.mixture_components}, objective={config.objective!r}"
             )
 
     @classmethod
-    def of(cls, config) -> "Objective":
-        """The objective of a config."""
+    def of(cls, config: Config) -> "Objective":
+        """The objective that a config describes."""
         return cls()
 
     def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
-        """Its own layers for an encoder, built: {name: layer}."""
+        """Makes and builds the objective's own layers for an encoder: {name: layer}."""
         self.encoder = encoder
         return {}
 
     @property
     def projection(self) -> tuple[keras.layers.Layer, ...]:
-        """Its layers of which `project` consists."""
+        """The layers that `project` runs."""
         return ()
 
-    def draw(self, seed: int, step, batch: int):
-        """Random numbers of a step on `batch` images of this replica, as a nest of tensors.
+    def draw(self, seed: int, step: Tensor, batch: int) -> Tensor:
+        """Random numbers for a step on `batch` images of this replica, as a nest of tensors.
 
-        They are functions of seed, step () and the place of an image in the global batch.
+        They depend only on seed, step () and an image's position in the global batch.
         """
         return ()
 
-    def project(self, features: dict, training: bool, views: int) -> dict:
-        """{n: tensor (V*B,...)} of the trunk's features; images do not see each other here."""
+    def project(self, features: dict[str, Tensor], training: bool, views: int) -> dict[int, Tensor]:
+        """{n: tensor (V*B,...)} from the trunk's features, each image by itself."""
         return {1: features["f1"]}
 
-    def normalise(self, projected: dict, training: bool, views: int) -> dict:
-        """{n: tensor (V*B,...)}, after the batch norms at its end; 1 is f1 (V*B,nrkhs)."""
+    def normalise(
+        self, projected: dict[int, Tensor], training: bool, views: int
+    ) -> dict[int, Tensor]:
+        """{n: tensor (V*B,...)} after the last batch norms; 1 is f1 (V*B,nrkhs)."""
         return {1: self.encoder.head(projected[1], training=training, views=views)}
 
-    def losses(self, embeddings: dict, labels, draws) -> Losses:
-        """What this replica's images make of it.
+    def losses(self, embeddings: dict[int, Tensor], labels: Tensor, draws: Tensor) -> Losses:
+        """The losses of this replica's images.
 
         Args:
-            embeddings: as `normalise` gives them, view 1 first.
+            embeddings: as `normalise` returns them, view 1 first.
             labels: (B,) int64, -1 where unknown.
-            draws: as `draw` gives them.
+            draws: as `draw` returns them.
         """
         return Losses()
 
-    def features(self, features: dict) -> dict:
-        """{name: tensor} that an export offers beside the encoder's `features`."""
+    def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{name: tensor} that an export offers in addition to the encoder's `features`."""
         return {}
 
     def representations(self) -> dict[str, ImageEncoder]:
-        """Encoders beside the encoder itself that evaluation may measure, by name."""
+        """Other encoders that evaluation may measure, by name."""
         return {}
 
     def divide(self, compiled: bool) -> None:
-        """Makes regions of what holds neither variables nor collectives; see `distribution`."""
+        """Makes a region of code without variables and collectives; see `distribution`."""
 
     def flops(self, batch: int) -> int:
-        """Floating-point operations of a step beside those of convolutions."""
+        """Floating-point operations of a step, without those of convolutions."""
         return 0
 
     def __str__(self) -> str:
-        """What it is, in a phrase."""
+        """The objective in a phrase."""
         return type(self).__name__.lower()
 
     def get_config(self) -> dict:
-        """The arguments that make it anew, as JSON has them."""
+        """The constructor's arguments, as JSON stores them."""
         return {}
 
 
 def find_objective(name: str) -> type[Objective]:
-    """The class of the objective `name`, a file of this folder or MODULE:CLASS.
+    """The class of the objective `name`: a file of this folder, or MODULE:CLASS.
 
     Raises:
-        InputError: there is none.
+        InputError: no such objective.
+
+    Example:
+    >>> find_objective("supervised").__name__
+    'Supervised'
     """
     return find("objective", name, __package__, Objective)

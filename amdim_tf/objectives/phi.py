@@ -3,6 +3,8 @@
 phi_1 is the identity, so f1 is both what the objective trains and what is used afterwards.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,6 +12,7 @@ from amdim_tf.encoders.amdim import bias_uniform, fan_in_uniform
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution
 from amdim_tf.errors import InputError
+from amdim_tf.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
@@ -17,9 +20,14 @@ class NearIdentity(keras.initializers.Initializer):
     """A 1x1 kernel (1,1,C,nrkhs) with ones on its diagonal and uniform +-0.01 elsewhere.
 
     The embeddings then start as the features themselves, not as a random projection of them.
+
+    Example:
+    >>> kernel = NearIdentity()((1, 1, 2, 3), "float32")
+    >>> bool(ops.max(ops.abs(kernel[0, 0] - ops.eye(2, 3))) <= 0.01)
+    True
     """
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple, dtype: str | None = None) -> Tensor:
         noise = keras.initializers.RandomUniform(-0.01, 0.01)(shape[-2:], dtype)
         kernel = ops.where(ops.eye(*shape[-2:], dtype="bool"), ops.ones_like(noise), noise)
         return ops.reshape(kernel, shape)
@@ -33,14 +41,19 @@ class Phi(keras.layers.Layer):
 
     Args:
         nrkhs: dimensions of the embedding, at least C.
-        use_bn: a second batch norm, after the first convolution.
+        use_bn: whether a second batch norm follows the first convolution.
+        kwargs: of `keras.layers.Layer`.
+
+    Example:
+    >>> tuple(Phi(nrkhs=16)(ops.ones((2, 5, 5, 8))).shape)
+    (2, 5, 5, 16)
     """
 
-    def __init__(self, nrkhs, use_bn=False, **kwargs):
+    def __init__(self, nrkhs: int, use_bn: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.nrkhs, self.use_bn = nrkhs, use_bn
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         width = input_shape[-1]
         if width > self.nrkhs:
             raise InputError(
@@ -73,15 +86,15 @@ class Phi(keras.layers.Layer):
         self.shortcut = conv("shortcut", input_shape, NearIdentity(), bias_uniform(width))
         self.bn = batch_norm("bn", keras.backend.result_type(self.variable_dtype, "float32"))
 
-    def project(self, x, training=False, views=1):
-        """phi but for its last batch norm; unless `use_bn`, images do not see each other here."""
+    def project(self, x: Tensor, training: bool = False, views: int = 1) -> Tensor:
+        """phi without its last batch norm; unless `use_bn`, each image by itself."""
         hidden = self.conv1(x)
         if self.bn_hidden:
             hidden = self.bn_hidden(hidden, training=training, views=views)
         return self.conv2(ops.relu(hidden)) + self.shortcut(x)
 
-    def call(self, x, training=False, views=1):
+    def call(self, x: Tensor, training: bool = False, views: int = 1) -> Tensor:
         return self.bn(self.project(x, training, views), training=training, views=views)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {"nrkhs": self.nrkhs, "use_bn": self.use_bn}

@@ -1,11 +1,15 @@
 """Linear and MLP classifiers on f1: they measure the representation and never shape it (4)."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from amdim_tf.encoders.amdim import bias_uniform, fan_in_uniform
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.errors import InputError
+from amdim_tf.typing import Tensor
 
 NAMES = ("linear", "mlp")
 HIDDEN_UNITS = 1024
@@ -19,17 +23,24 @@ class Probes(keras.layers.Layer):
     The MLP is dropout, dense, batch norm, ReLU, dropout, dense, as in the reference.
 
     Args:
-        classes: number of classes; without any there are no logits.
+        classes: number of classes; 0 for no logits.
+        kwargs: of `keras.layers.Layer`.
 
     Attributes:
-        dropped_widths: what each dropout sees of an image.
+        dropped_widths: the width of each dropout's input.
+
+    Example:
+    >>> probes = Probes(classes=10)
+    >>> {name: tuple(x.shape) for name, x in probes(ops.ones((4, 16))).items()}
+    {'linear': (4, 10), 'mlp': (4, 10)}
     """
 
-    def __init__(self, classes, **kwargs):
+    def __init__(self, classes: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.classes, self.dropped_widths = classes, ()
+        self.classes = classes
+        self.dropped_widths: tuple[int, ...] = ()
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         if not self.classes:
             return
         self.dropped_widths = input_shape[-1], HIDDEN_UNITS
@@ -58,50 +69,67 @@ class Probes(keras.layers.Layer):
         self.linear.build(input_shape)
         self.mlp.build(input_shape)
 
-    def call(self, features, training=False, draws=None):
+    def call(
+        self, features: Tensor, training: bool = False, draws: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Logits of `features`.
 
         Args:
-            draws: random numbers (B,width) in [0, 1) for each of `dropped_widths`, from which
-                dropout follows in training; by default those of Keras's own generator.
+            draws: random numbers (B,width) in [0, 1), for each of `dropped_widths`; dropout in
+                training uses them. By default Keras's own generator draws.
         """
         if not self.classes:
             return {}
-        hidden, draws = features, draws and iter(draws)
+        hidden, remaining = features, iter(draws or ())
         for layer in self.mlp.layers:
             if draws and training and isinstance(layer, keras.layers.Dropout):
-                hidden = ops.where(next(draws) >= layer.rate, hidden / (1 - layer.rate), 0)
+                hidden = ops.where(next(remaining) >= layer.rate, hidden / (1 - layer.rate), 0)
             elif isinstance(layer, (keras.layers.Dropout, BatchNorm)):
                 hidden = layer(hidden, training=training)
             else:
                 hidden = layer(hidden)
         return {"linear": self.linear(features), "mlp": hidden}
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {"classes": self.classes}
 
 
-def probe_losses(labels, logits):
-    """The `probe_loss` of each classifier of `logits`, {name: scalar}."""
+def probe_losses(labels: Tensor, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The `probe_loss` of each classifier in `logits`: {name: scalar}.
+
+    Example:
+    >>> losses = probe_losses(ops.array([0, 1]), {"linear": ops.zeros((2, 4))})
+    >>> {name: round(float(loss), 3) for name, loss in losses.items()}  # log 4
+    {'linear': 1.386}
+    """
     return {name: probe_loss(labels, values) for name, values in logits.items()}
 
 
-def probe_loss(labels, logits):
+def probe_loss(labels: Tensor, logits: Tensor) -> Tensor:
     """Cross entropy of softly clipped `logits` (B,classes) plus a penalty on their square; scalar.
 
-    The clip 10*tanh(logits/10) and the penalty's weight 1e-3 are the reference's. Images of label
-    -1, of no known class, do not count in the cross entropy.
+    The clip 10*tanh(logits/10) and the penalty's weight 1e-3 are the reference's. Images with the
+    label -1, whose class is unknown, do not count in the cross entropy.
+
+    Example:
+    >>> round(float(probe_loss(ops.array([0, -1]), ops.zeros((2, 4)))), 3)
+    1.386
     """
     known = ops.cast(labels >= 0, "float32")
     entropy, penalty = image_losses(labels, logits)
     return ops.sum(known * entropy) / ops.maximum(ops.sum(known), 1.0) + ops.mean(penalty)
 
 
-def image_losses(labels, logits):
-    """Of each image cross entropy and penalty (B,), see `probe_loss`.
+def image_losses(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy (B,) and penalty (B,) of each image, see `probe_loss`.
 
     Raises:
-        InputError: labels (B,1), which would be compared with all images of the batch.
+        InputError: labels (B,1), which would be compared with every image of the batch.
+
+    Example:
+    >>> entropy, penalty = image_losses(ops.array([0, 1, 2]), ops.zeros((3, 4)))
+    >>> tuple(entropy.shape), tuple(penalty.shape)
+    ((3,), (3,))
     """
     if len(labels.shape) != 1:
         raise InputError(f"Labels must have the shape (B,). Received: {tuple(labels.shape)}")

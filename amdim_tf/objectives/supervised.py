@@ -1,13 +1,18 @@
-"""Training by labels, the paper's yardstick: the classifiers on f1 shape the encoder."""
+"""Training with labels, the paper's baseline: the classifiers on f1 train the encoder."""
 
 from amdim_tf.objectives.objective import Objective
 
 
 class Supervised(Objective):
-    """No loss of its own: the gradient of the classifiers' losses reaches the encoder.
+    """It adds no loss: the gradient of the classifiers' losses reaches the encoder.
 
     Args:
-        views: of an image in a step.
+        views: number of views of an image in a step.
+
+    Example:
+    >>> objective = Supervised(views=1)
+    >>> objective.needs_labels, objective.learns_from_probes, objective.get_config()
+    (True, True, {'views': 1})
     """
 
     needs_labels, learns_from_probes = True, True
@@ -15,5 +20,5 @@ class Supervised(Objective):
     def __init__(self, views: int = 2):
         self.views = views
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"views": self.views}
