@@ -36,7 +36,7 @@ class Mixture(keras.layers.Layer):
 
     Args:
         components: k.
-        kwargs: of `keras.layers.Layer`.
+        kwargs: arguments of `keras.layers.Layer`.
 
     Example:
     >>> tuple(Mixture(components=3)(ops.ones((2, 8))).shape)
@@ -81,7 +81,7 @@ class BagOfFeatures(ImageEncoder):
     Args:
         encoder: the encoder that the mixture was trained with.
         mixture: its `Mixture`.
-        kwargs: of `keras.Model`.
+        kwargs: arguments of `keras.Model`.
 
     Example:
     >>> from amdim_tf.encoders.amdim import Encoder

@@ -42,7 +42,7 @@ class Phi(keras.layers.Layer):
     Args:
         nrkhs: dimensions of the embedding, at least C.
         use_bn: whether a second batch norm follows the first convolution.
-        kwargs: of `keras.layers.Layer`.
+        kwargs: arguments of `keras.layers.Layer`.
 
     Example:
     >>> tuple(Phi(nrkhs=16)(ops.ones((2, 5, 5, 8))).shape)

@@ -24,7 +24,7 @@ class Probes(keras.layers.Layer):
 
     Args:
         classes: number of classes; 0 for no logits.
-        kwargs: of `keras.layers.Layer`.
+        kwargs: arguments of `keras.layers.Layer`.
 
     Attributes:
         dropped_widths: the width of each dropout's input.

@@ -1,20 +1,22 @@
-"""Large batches on small devices: a batch that is computed in parts, and again for its gradient.
+"""Large batches on small devices: a batch is computed in chunks, and again for its gradient.
 
-The loss is still that of the whole batch, each of whose images is a negative of all others: the
-embeddings of all parts exist before it is taken, and only the activations behind them are dropped.
+The loss is still that of the complete batch, where each image is a negative of the others: the
+embeddings of all chunks exist before the loss, and only the activations behind them are dropped.
 """
+
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 
-def in_parts(function, size, dtypes):
-    """`function` on `size` images at a time; its gradient computes each part once more.
+def in_chunks(function: Callable, size: int, dtypes: Sequence[str]) -> Callable:
+    """`function` on `size` images at a time; its gradient computes each chunk once more.
 
     Args:
-        function: of values [tensor, ...] and images (B,...), to a list of tensors (B,...), each
-            image by itself; differentiable with respect to the values.
-        size: a divisor of B.
-        dtypes: of the tensors of its result.
+        function: takes values [tensor, ...] and images (B,...), and returns a list of tensors
+            (B,...), each image by itself; differentiable with respect to the values.
+        size: number of images in a chunk, a divisor of B.
+        dtypes: dtypes of the returned tensors.
 
     Returns:
         The same function, with the same gradient with respect to the values, and none with respect
@@ -26,11 +28,11 @@ def in_parts(function, size, dtypes):
 
     @tf.custom_gradient
     def call(images, *values):
-        parts = split(images)
-        # Parts that are computed at the same time would each need their memory.
+        chunks = split(images)
+        # Chunks that are computed at the same time would each need their own memory.
         one_by_one = {"parallel_iterations": 1}
         outputs = tf.map_fn(
-            lambda part: function(values, part), parts, fn_output_signature=dtypes, **one_by_one
+            lambda chunk: function(values, chunk), chunks, fn_output_signature=dtypes, **one_by_one
         )
 
         def gradient(*upstream):
@@ -39,7 +41,7 @@ def in_parts(function, size, dtypes):
             def add(number, sums):
                 with tf.GradientTape() as tape:
                     tape.watch(values)
-                    outputs = function(values, parts[number])
+                    outputs = function(values, chunks[number])
                 gradients = tape.gradient(
                     outputs, values, [x[number] for x in upstream], unconnected_gradients="zero"
                 )
@@ -47,7 +49,7 @@ def in_parts(function, size, dtypes):
 
             start = 0, [tf.zeros_like(value) for value in values]
             _, sums = tf.while_loop(
-                lambda number, _: number < parts.shape[0], add, start, **one_by_one
+                lambda number, _: number < chunks.shape[0], add, start, **one_by_one
             )
             return None, *sums
 

@@ -4,60 +4,82 @@ import contextlib
 import json
 import math
 import os
+import pathlib
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
+import tensorflow as tf
 
+from amdim_tf.data.failures import Failures
 from amdim_tf.errors import InputError, Stopped
 from amdim_tf.files import write_text
 from amdim_tf.progress import progress
 from amdim_tf.training.events import Events
+from amdim_tf.training.learner import Learner
+from amdim_tf.training.run_directory import RunDirectory
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Of the time of a training, what may go into checkpoints.
+# The fraction of the training time that checkpoints may take.
 SHARE = 0.02
 
 
 class Progress(keras.callbacks.Callback):
     """A progress bar with images/s and time left."""
 
-    def __init__(self, batch, first_step, last_step):
+    def __init__(self, batch: int, first_step: int, last_step: int):
         super().__init__()
         self.batch, self.first_step, self.last_step = batch, first_step, last_step
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self.bar = progress(self.last_step * self.batch, self.first_step * self.batch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.bar.update(self.batch):  # reading the loss waits for the step: only when shown
             loss = float(logs.get("loss", logs.get("linear_loss")))
             if math.isfinite(loss):
                 self.bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self.bar.close()
 
 
 class Measurements(keras.callbacks.Callback):
-    """Writes metrics.jsonl and TensorBoard events, with the optimiser's step as their step.
+    """Writes metrics.jsonl and TensorBoard events, with the model's step as their step.
 
-    Training metrics every `every` steps, each the mean of the steps since the line before, with
-    the fraction of the time that went into waiting for batches (input_wait); the probes' accuracy
-    on the test set, if there is one, after each epoch. All workers take part, since they measure
-    together, and one `writes`.
+    It writes training metrics every `every` steps, as means over the steps since the line before,
+    with the fraction of the time spent waiting for batches (input_wait). After each epoch it writes
+    the probes' accuracy on the test set, if there is one. All workers measure together, and one of
+    them writes.
+
+    Args:
+        path: the run directory.
+        every: number of steps between two lines.
+        test_batches: batches of the test set, if any.
+        epoch_steps: number of steps in an epoch.
+        writes: whether this worker writes.
     """
 
-    def __init__(self, path, every, test_batches, epoch_steps, writes=True):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        every: int,
+        test_batches: tf.data.Dataset | None,
+        epoch_steps: int,
+        writes: bool = True,
+    ):
         super().__init__()
         self.writes = writes
         self.path, self.every = path, every
         self.test_batches, self.epoch_steps = test_batches, epoch_steps
-        self.score = None, None  # the last step that was evaluated, and its accuracy
+        # The last step that was evaluated, and its accuracy.
+        self.score: tuple[int | None, float | None] = None, None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         if self.writes:
             self.lines = (self.path / "metrics.jsonl").open("a+")
             self.lines.seek(0)
@@ -72,7 +94,7 @@ class Measurements(keras.callbacks.Callback):
         self.model.reset_metrics()
         self._start_clock()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         step = int(self.model.step.numpy())
         self.steps += 1
         if step % self.every == 0:
@@ -92,79 +114,90 @@ class Measurements(keras.callbacks.Callback):
             self.evaluate(step)
             self._start_window()
 
-    def evaluate(self, step):
+    def evaluate(self, step: int) -> None:
+        """Measures the model on the test set at `step`, and writes the result."""
         logs = self.model.measure(self.test_batches)
         self.score = step, logs.get("linear_accuracy")
         if logs:
             self.write(step, {f"test_{name}": value for name, value in logs.items()})
 
-    def write(self, step, values):
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes `values` {name: scalar} as the metrics of `step`, if this worker writes."""
         if not self.writes:
             return
         values = {name: float(value) for name, value in values.items()}
-        # A mean of nothing, as of no image with a label, is left out.
+        # A mean over no values, such as over no labelled images, is left out.
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self.lines.write(json.dumps({"step": step} | values) + "\n")
         self.lines.flush()
         os.fsync(self.lines.fileno())
         self.events.write(step, values)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         if self.writes:
             self.lines.close()
             self.events.close()
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves after each epoch, every so many `minutes`, at the end, and before a stop.
+    """Saves after epochs and between them, at the end, and before a stop.
 
-    By the time that the last checkpoint took, epochs without one are left out, and others lie
-    between, so that saving takes at most `SHARE` of the time; but never are they further apart than
-    `minutes`. Of several workers all take part in a stop, and the one that has the `run` saves.
+    The time that the last checkpoint took decides which epochs are skipped and how many checkpoints
+    lie between epochs, so that saving takes at most `SHARE` of the time; two checkpoints are never
+    further apart than `minutes`. All workers take part in a stop; the one with a `run` saves.
 
     Args:
-        run: a `RunDirectory`, or none.
-        epoch_steps: steps of an epoch.
-        minutes: between checkpoints, at most.
-        measured: the `Measurements`, whose accuracy on test images tells the best checkpoint.
+        run: the run directory of the worker that saves; None for the others.
+        epoch_steps: number of steps in an epoch.
+        minutes: the longest time between two checkpoints.
+        measured: its accuracy on test images decides which checkpoint is the best.
     """
 
-    def __init__(self, run, epoch_steps, minutes, measured):
+    def __init__(
+        self, run: RunDirectory | None, epoch_steps: int, minutes: float, measured: Measurements
+    ):
         super().__init__()
         self.run, self.epoch_steps, self.measured = run, epoch_steps, measured
         self.longest = 60 * minutes
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self.began = self.saved = time.monotonic()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self.run:
             self.run.restore_metrics(self.model)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         step = int(self.model.step.numpy())
         if self.model.stop:
             self.stop(step)
         elif self.run and self.is_due(step % self.epoch_steps == 0):
             self.save(step, overlapped=True)
 
-    def is_due(self, epoch_ends):
-        """Whether a checkpoint may and should be written now."""
+    def is_due(self, epoch_ends: bool) -> bool:
+        """Whether a checkpoint is to be written now, when an epoch ends or not."""
+        assert self.run  # the caller's duty, as in `save`
         now, checkpoints = time.monotonic(), self.run.checkpoints
         seconds = checkpoints.seconds or 0
         if epoch_ends and checkpoints.spent + seconds <= SHARE * (now - self.began):
             return True
-        # Half of the share is left to the ends of epochs, whose checkpoints may be the best ones.
+        # Half of the share is kept for the ends of epochs: only those checkpoints can be the best.
         interval = 2 * seconds / SHARE if seconds else self.longest
         return now - self.saved > min(interval, self.longest)
 
-    def save(self, step, overlapped=False):
+    def save(self, step: int, overlapped: bool = False) -> None:
+        """Saves the model as the checkpoint of `step`; see `checkpoints.Checkpoints.save`."""
+        assert self.run
         measured, score = self.measured.score
         self.run.save(self.model, step, score if measured == step else None, overlapped)
         self.saved = time.monotonic()
 
-    def stop(self, step):
-        """Ends a training with a checkpoint: the one that is being written, or another."""
+    def stop(self, step: int) -> None:
+        """Ends a training with a checkpoint: the one that is being written, or a new one.
+
+        Raises:
+            Stopped: always.
+        """
         place = "there"
         if self.run:
             if not self.run.checkpoints.writing:
@@ -173,19 +206,19 @@ class Checkpoints(keras.callbacks.Callback):
             place = place if saved == step else f"step {saved}"
         raise Stopped(f"Stopped after step {step}: the same command goes on from {place}.")
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         if self.run:
             self.save(int(self.model.step.numpy()))
 
 
 class BadNumbers(keras.callbacks.Callback):
-    """Ends a training of which `limit` updates in a row were left out, see `Classifier.update`."""
+    """Ends a training after `limit` skipped updates in a row, see `Learner.update`."""
 
-    def __init__(self, limit):
+    def __init__(self, limit: int):
         super().__init__()
         self.limit = limit
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         count = int(self.model.bad_steps.numpy())
         if count >= self.limit:
             step = int(self.model.step.numpy())
@@ -199,24 +232,24 @@ class BadNumbers(keras.callbacks.Callback):
 
 
 class BadImages(keras.callbacks.Callback):
-    """Names the images that could not be used in a file, and ends a training of too many.
+    """Lists the images that could not be used in a file, and ends a training with too many.
 
     Args:
-        failures: a `failures.Failures`.
-        path: of the file, if this process writes it.
+        failures: the images that could not be used.
+        path: the file, if this process writes it.
     """
 
-    def __init__(self, failures, path=None):
+    def __init__(self, failures: Failures, path: pathlib.Path | None = None):
         super().__init__()
         self.failures, self.path, self.named = failures, path, 0
 
-    def on_train_begin(self, logs=None):
-        if self.path and self.path.exists():  # those of an earlier start count, too
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if self.path and self.path.exists():  # failures of an earlier start count, too
             for line in os.fsdecode(self.path.read_bytes()).splitlines():
                 name, _, why = line.partition("\t")
                 self.failures.add(name, why)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         reasons = self.failures.reasons
         if self.path and len(reasons) > self.named:
             write_text(self.path, "".join(f"{name}\t{why}\n" for name, why in reasons.items()))
@@ -224,8 +257,8 @@ class BadImages(keras.callbacks.Callback):
         self.failures.check()
 
 
-def stop_on_signals(model):
-    """Has SIGINT and SIGTERM ask `model` to stop after its step; a second signal ends at once."""
+def stop_on_signals(model: Learner) -> contextlib.AbstractContextManager[None]:
+    """SIGINT or SIGTERM asks `model` to stop after its step; a second signal ends the process."""
 
     def ask():
         model.asked = True
@@ -235,7 +268,7 @@ def stop_on_signals(model):
 
 
 @contextlib.contextmanager
-def on_signals(action):
+def on_signals(action: Callable[[], None]) -> Iterator[None]:
     """Calls `action()` at the first SIGINT or SIGTERM; a second one ends the process."""
 
     def act(number, frame):
@@ -244,7 +277,7 @@ def on_signals(action):
         action()
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python has signals in the main thread alone
+        yield  # Python handles signals in the main thread alone
         return
     before = {number: signal.signal(number, act) for number in SIGNALS}
     try:

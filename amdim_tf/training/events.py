@@ -13,15 +13,15 @@ SCALARS = tf.compat.v1.SummaryMetadata(
 
 
 class Events:
-    """Writes metrics to the folder `path`, which then holds those of `lines` and what is written.
+    """Writes metrics to the folder `path`, which then holds those in `lines` and the new ones.
 
     Args:
-        path: of the folder.
-        lines: [{"step": int, name: float}], what was measured before. Events of later steps, which
-            will be measured again, are dropped; where some are missing, all are written again.
+        path: the folder.
+        lines: [{"step": int, name: float}], what was measured before. Events of later steps are
+            dropped, since they will be measured again; if any is missing, all are written again.
     """
 
-    def __init__(self, path, lines):
+    def __init__(self, path: str | pathlib.Path, lines: list[dict]):
         path = pathlib.Path(path)
         complete = keep(path, {line["step"] for line in lines})
         if not complete:
@@ -30,8 +30,8 @@ class Events:
         for line in () if complete else lines:
             self.write(line["step"], {name: x for name, x in line.items() if name != "step"})
 
-    def write(self, step, values):
-        """Writes `values` {name: float} as those of `step`."""
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes `values` {name: float} as the metrics of `step`."""
         summary = tf.compat.v1.Summary()
         for name, value in values.items():
             tensor = tf.make_tensor_proto(value, tf.float32)
@@ -40,13 +40,13 @@ class Events:
             tf.summary.experimental.write_raw_pb(summary.SerializeToString())
         self.writer.flush()
 
-    def close(self):
+    def close(self) -> None:
         self.writer.close()
 
 
-def keep(folder, steps):
-    """Leaves the events of `steps`, a set, in `folder`, and says whether it has those of each."""
-    found = set()
+def keep(folder: pathlib.Path, steps: set[int]) -> bool:
+    """Leaves only the events of `steps` in `folder`; returns whether every step has some."""
+    found: set[int] = set()
     for path in sorted(folder.glob("events.out.tfevents.*")):
         kept, dropped = [], 0
         for record in _records(path):
@@ -64,7 +64,7 @@ def keep(folder, steps):
 
 
 def _records(path):
-    """The records of an event file, and at its end an empty one if the last is broken."""
+    """The records of an event file; if the last one is broken, an empty one in its place."""
     records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
     while True:
         try:

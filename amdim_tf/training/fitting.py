@@ -16,6 +16,9 @@ from amdim_tf.training.callbacks import (
     Progress,
     stop_on_signals,
 )
+from amdim_tf.training.learner import Learner
+from amdim_tf.training.run_directory import RunDirectory
+from amdim_tf.typing import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +26,14 @@ class Course:
     """What a training consists of.
 
     Args:
-        batches: of a step and a `distribution.Worker`, its batches from that step to the last.
-        batch: images of all replicas in a step.
-        epoch_steps, last_step: steps of an epoch, and of all.
-        test: batches by which the model is scored after each epoch, if any.
+        batches: takes a step and a `distribution.Worker`, and returns that worker's batches from
+            the step to the last.
+        batch: number of images in a step, over all replicas.
+        epoch_steps, last_step: number of steps in an epoch, and in all epochs.
+        test: batches that score the model after each epoch, if any.
         failures: the `Failures` of the images.
-        callbacks: more of Keras's callbacks, for the process that writes the run.
-        plan: of the step to start from, what is printed before the training.
+        callbacks: additional Keras callbacks, for the process that writes the run.
+        plan: takes the step to start from, and returns the text to print before the training.
     """
 
     batches: Callable
@@ -42,16 +46,22 @@ class Course:
     plan: Callable | None = None
 
 
-def fit(model, course, run=None, config=None, devices=None):
+def fit(
+    model: Learner,
+    course: Course,
+    run: RunDirectory | None = None,
+    config: Config = None,
+    devices: Devices | None = None,
+) -> None:
     """Trains `model` to the last step of `course`.
 
     Args:
-        model: a `Classifier`, compiled, made under the strategy of `devices`.
-        course: a `Course`.
-        run: the `RunDirectory` from whose newest checkpoint it goes on, and which gets others and
-            the metrics; by default nothing is written.
-        config: a config, of which the fields for checkpoints and metrics count.
-        devices: `distribution.Devices`, by default one.
+        model: compiled, and made under the strategy of `devices`.
+        course: what the training consists of.
+        run: where training resumes from the newest checkpoint, and writes checkpoints and metrics;
+            by default nothing is written.
+        config: with a `run`, the config whose fields for checkpoints and metrics are used.
+        devices: by default a single one.
 
     Raises:
         InputError: too many bad images or numbers that are not finite; a full disk.
@@ -61,7 +71,8 @@ def fit(model, course, run=None, config=None, devices=None):
         model.fit(course.batches(0), steps_per_epoch=course.last_step, shuffle=False, verbose=0)
         return
     devices = devices or Devices(tf.distribute.get_strategy())
-    strategy, worker = devices.strategy, devices.worker
+    worker = devices.worker
+    strategy: tf.distribute.Strategy = devices.strategy
     with strategy.scope():
         first_step = run.restore(model)
     check_agreement(strategy, f"step {first_step}")
@@ -75,7 +86,7 @@ def fit(model, course, run=None, config=None, devices=None):
         measured,
         Checkpoints(writer, course.epoch_steps, config.checkpoint_minutes, measured),
         BadNumbers(config.bad_steps),
-        BadImages(course.failures, writer and run.path / "bad_images.txt"),
+        BadImages(course.failures, run.path / "bad_images.txt" if writer else None),
     ]
     if writer:
         run.forget_metrics_after(first_step)

@@ -1,5 +1,7 @@
 """The models that users make in Python: AMDIM, and an encoder with classifiers."""
 
+from typing import Any
+
 import keras
 
 from amdim_tf.objectives.amdim import Amdim
@@ -11,24 +13,27 @@ from amdim_tf.training.learner import Learner
 class AMDIM(Learner):
     """Trains an encoder by the multiscale objective, with online probes that measure f1 (Eq. 5).
 
-    `fit`, `evaluate` and calls are those of `Learner`; only the probes see the labels, and their
-    gradient does not reach the encoder. So `fit` needs none: `fit((x1, x2))` of arrays, and of
-    datasets `((x1, x2),)`, since Keras takes the second of `(x1, x2)` for labels, and this is
-    refused. A batch has two images or more, each other's negatives.
+    `fit`, `evaluate` and calls are those of `Learner`. Only the probes see the labels, and their
+    gradient does not reach the encoder, so `fit` needs no labels. Pass arrays as `fit((x1, x2))`.
+    Datasets must yield `((x1, x2),)`: in `(x1, x2)` Keras takes the second view for labels, which
+    is refused. A batch has at least two images, which are each other's negatives.
 
     Args:
         encoder: an `Encoder`.
-        classes: number of classes, for the probes; 0 for none, and then labels are not looked at.
+        classes: number of classes, for the probes; 0 for no probes, and labels are then ignored.
         tasks, clip, regulariser, score_bytes, components, tau: see `objectives.amdim.Amdim`.
-        seed: of all draws, such as the antecedents' locations.
+        seed: seed of all random draws, such as the antecedents' locations.
+        kwargs: arguments of `keras.Model`.
 
     Example:
-    >>> x1, x2 = keras.random.normal((2, 16, 32, 32, 3))
+    >>> from amdim_tf import Encoder
+    >>> from amdim_tf.training.optimizer import AdamL2
+    >>> x1, x2 = keras.random.normal((2, 8, 32, 32, 3))
     >>> model = AMDIM(Encoder(image_size=32, ndf=4, nrkhs=16, ndepth=1), classes=0)
     >>> model.compile(optimizer=AdamL2(2e-4))
-    >>> history = model.fit((x1, x2), batch_size=8, verbose=0)
-    >>> model.encoder.predict(x1, verbose=0)["f1"].shape
-    (16, 16)
+    >>> history = model.fit((x1, x2), batch_size=4, verbose=0)
+    >>> tuple(model.encoder(x1)["f1"].shape)
+    (8, 16)
     """
 
     def __init__(
@@ -42,13 +47,13 @@ class AMDIM(Learner):
         score_bytes: int = 2**28,
         components: int = 0,
         tau: float = 1.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         objective = Amdim(tasks, clip, regulariser, score_bytes, components, tau)
         super().__init__(encoder, classes, objective, seed=seed, **kwargs)
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "AMDIM":
         # Earlier versions wrote the number of views.
         kept = {name: value for name, value in config.items() if name != "views"}
         return super().from_config(kept, custom_objects)
@@ -61,15 +66,18 @@ class Classifier(Learner):
     It measures a frozen encoder, or fine-tunes one, or trains one by labels alone.
 
     Args:
-        encoder: an `Encoder`, or if it is `frozen` any model whose output has `f1` (B,nrkhs).
+        encoder: an `Encoder`; if `frozen`, any model with `nrkhs` and an output f1 (B,nrkhs).
         classes: number of classes.
         frozen: whether the encoder stays as it is, in inference mode.
-        views: how many views of an image there are in a training step.
-        seed: of dropout.
+        views: number of views of an image in a training step.
+        seed: seed of dropout.
+        kwargs: arguments of `keras.Model`.
 
     Example:
-    >>> images, labels = keras.random.normal((16, 32, 32, 3)), keras.ops.arange(16) % 10
-    >>> model = Classifier(Encoder(32, ndf=4, nrkhs=16, ndepth=1), classes=10, views=1)
+    >>> from amdim_tf import Encoder
+    >>> images, labels = keras.random.normal((8, 32, 32, 3)), keras.ops.arange(8)
+    >>> encoder = Encoder(image_size=32, ndf=4, nrkhs=16, ndepth=1)
+    >>> model = Classifier(encoder, classes=10, frozen=True, views=1)
     >>> model.compile(optimizer="adam")
     >>> history = model.fit(images, labels, batch_size=8, verbose=0)
     >>> scores = model.evaluate(images, labels, verbose=0, return_dict=True)
@@ -84,6 +92,6 @@ class Classifier(Learner):
         frozen: bool = False,
         views: int = 2,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(encoder, classes, Supervised(views), frozen, seed, **kwargs)

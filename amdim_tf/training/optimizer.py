@@ -1,37 +1,56 @@
 """The reference's optimiser: Adam with coupled L2, linear warm-up and step decay."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from amdim_tf import distribution
+from amdim_tf.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class AdamL2(keras.optimizers.Adam):
-    """Adam whose L2 penalty is part of the gradient, and so of both moments.
+    """Adam with the L2 penalty in the gradient, and so in both moments.
 
-    Keras's `weight_decay` is decoupled (AdamW). Epsilon, too, is the reference's: it is added to
+    Keras's `weight_decay` is decoupled (AdamW). Epsilon, too, follows the reference: it is added to
     the bias-corrected root of the second moment, where Keras adds it to the uncorrected one.
 
     Args:
         learning_rate: float or schedule.
         l2: weight of the penalty `l2 * |w|^2 / 2`, on every variable.
+        beta_1, beta_2, epsilon, kwargs: arguments of `keras.optimizers.Adam`.
+
+    Example:
+    >>> weight = keras.Variable([1.0])
+    >>> AdamL2(learning_rate=0.1, l2=0.0).apply([keras.ops.array([5.0])], [weight])
+    >>> round(float(weight[0]), 3)  # the first step has the length of the learning rate
+    0.9
     """
 
     def __init__(
-        self, learning_rate=2e-4, l2=1e-5, beta_1=0.8, beta_2=0.999, epsilon=1e-8, **kwargs
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 2e-4,
+        l2: float = 1e-5,
+        beta_1: float = 0.8,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
-        self.l2, self._shared = l2, None
+        self.l2 = l2
+        self._shared: Callable | None = None
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         step = ops.cast(self.iterations + 1, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
-        changes = self._changes
+        changes: Callable = self._changes
         if distribution.replicas() > 1:
             # Traced once for each shape, not for each variable and replica.
             self._shared = self._shared or distribution.region(changes)
@@ -43,7 +62,7 @@ class AdamL2(keras.optimizers.Adam):
         self.assign_sub(variable, change)
 
     def _changes(self, gradient, variable, m, v, learning_rate, step):
-        """What is taken from the variable and added to its moments in a step."""
+        """What a step subtracts from the variable and adds to its two moments."""
         gradient = gradient + self.l2 * variable
         change_m = (gradient - m) * (1 - self.beta_1)
         change_v = (ops.square(gradient) - v) * (1 - self.beta_2)
@@ -55,47 +74,67 @@ class AdamL2(keras.optimizers.Adam):
         rate = learning_rate / correction1
         return rate * (m + change_m) / (root + self.epsilon), change_m, change_v
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {"l2": self.l2}
 
 
-def guarded(optimizer, scale=1.0, growth_steps=2**30):
-    """`optimizer`, that leaves out updates whose gradients are not finite.
+def guarded(
+    optimizer: keras.optimizers.Optimizer, scale: float = 1.0, growth_steps: int = 2**30
+) -> "Guarded":
+    """`optimizer`, but it skips updates with gradients that are not finite.
 
     Args:
-        scale: of the loss, against underflow in float16; halved when an update is left out.
-        growth_steps: updates after which the scale is doubled; by default never.
+        scale: factor of the loss, against underflow in float16; halved when an update is skipped.
+        growth_steps: number of updates after which the scale is doubled; by default never.
+
+    Example:
+    >>> weight = keras.Variable([1.0])
+    >>> optimizer = guarded(keras.optimizers.SGD(1.0))
+    >>> optimizer.apply([keras.ops.array([float("nan")])], [weight])
+    >>> float(weight[0])
+    1.0
     """
     return Guarded(optimizer, scale, growth_steps)
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class Guarded(keras.optimizers.LossScaleOptimizer):
-    """Checks the first gradient alone: the training step makes it NaN if any is not finite."""
+    """Checks the first gradient alone: the training step makes it NaN if any is not finite.
 
-    def check_finite(self, grads):
+    Example:
+    >>> optimizer = Guarded(keras.optimizers.SGD(1.0))
+    >>> bool(optimizer.check_finite([keras.ops.ones(2), float("nan") * keras.ops.ones(2)]))
+    True
+    """
+
+    def check_finite(self, grads: Sequence[Tensor]) -> Tensor:
         return super().check_finite(grads[:1])
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to `peak` over `warmup` updates, and falls by `rate` at each of `decays`.
+    """Rises linearly to `peak` over `warmup` updates, and is multiplied by `rate` at each decay.
 
     Args:
         peak: the learning rate after the warm-up.
-        warmup: updates; update t (from 0) of the warm-up uses peak * (t + 1) / warmup.
+        warmup: number of updates; update t (from 0) of the warm-up uses peak * (t + 1) / warmup.
         decays: updates at which the learning rate falls.
-        rate: by which factor it falls.
+        rate: factor of each fall.
+
+    Example:
+    >>> schedule = WarmupStepDecay(peak=1.0, warmup=4, decays=[10], rate=0.5)
+    >>> [float(schedule(step)) for step in (0, 1, 4, 10)]
+    [0.25, 0.5, 1.0, 0.5]
     """
 
-    def __init__(self, peak, warmup, decays=(), rate=0.2):
+    def __init__(self, peak: float, warmup: int, decays: Sequence[int] = (), rate: float = 0.2):
         self.peak, self.warmup, self.decays, self.rate = peak, warmup, tuple(decays), rate
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "float32")
         passed = sum(ops.cast(step >= decay, "float32") for decay in self.decays)
         warm = ops.minimum(1.0, (step + 1) / max(self.warmup, 1))
         return self.peak * warm * ops.power(self.rate, ops.cast(passed, "float32"))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"peak": self.peak, "warmup": self.warmup, "decays": self.decays, "rate": self.rate}

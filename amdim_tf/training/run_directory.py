@@ -1,15 +1,15 @@
-"""The run directory: everything a run is, and what it needs to go on after a stop.
+"""The run directory: all that a run leaves on disk, and all that it needs to resume.
 
 config.json     what is trained
 classes.json    names of the classes, in order of their labels
-data.json       what the run is trained on: names of the classes, numbers and digests of the images
+data.json       what the run is trained on: class names, number of images and their digests
 metrics.jsonl   one line per measurement, with its step
 tensorboard/    the same for TensorBoard
 checkpoints/    weights, optimiser, metrics so far and random state, see `checkpoints`
-starts.jsonl    when, at which step, by what command and with which versions training started
+starts.jsonl    each start of training: time, step, command and versions
 encoder.keras   the encoder for Keras
 export/1/       the encoder for TF Serving
-bad_images.txt  names of images that could not be used, if any, and why, behind a tab
+bad_images.txt  images that could not be used, if any: name, tab, reason
 result.json     accuracies and how they were obtained; written last
 """
 
@@ -31,22 +31,35 @@ from amdim_tf.files import UNFINISHED, local, read_json, write_json, write_text
 from amdim_tf.lock import LOCK
 from amdim_tf.training.building import build_model
 from amdim_tf.training.checkpoints import Checkpoints, byte_size
+from amdim_tf.training.learner import Learner
 from amdim_tf.training.run_files import read_class_names, read_config, run_config
+from amdim_tf.typing import Config
 
-# Of an export: what it was exported from.
+# The file of an export that says what it was exported from.
 METADATA = "assets.extra/amdim.json"
 CHECKPOINTS = "checkpoints"
 
 
 class RunDirectory:
-    """Opens or creates `path` for a run of `config`, a config or its fields as JSON has them.
+    """Opens or creates `path` for a run of `config`.
+
+    Args:
+        path: the directory.
+        config: a config, or its fields as JSON stores them.
+
+    Attributes:
+        path: the directory.
+        checkpoints: its checkpoints.
+        restored: the checkpoint that `restore` read, if any.
 
     Raises:
         InputError: the directory belongs to another configuration, holds other files, or cannot be
             written.
     """
 
-    def __init__(self, path, config):
+    restored: str | None
+
+    def __init__(self, path: str | pathlib.Path, config: Config | dict):
         self.path = local(path, "workdir")
         self.checkpoints = Checkpoints(self.path / CHECKPOINTS)
         config_path = self.path / "config.json"
@@ -78,8 +91,8 @@ class RunDirectory:
                 "name another --workdir, or the same configuration to go on"
             )
 
-    def claim_data(self, own):
-        """Makes `own`, the record of a `Data`, the run's, if it has none yet.
+    def claim_data(self, own: dict) -> None:
+        """Stores `own`, the record of a `Data`, if the run has none yet.
 
         Raises:
             InputError: the run was trained on other data.
@@ -101,7 +114,7 @@ class RunDirectory:
             write_json(self.path / "data.json", own)
 
     def _known_classes(self, own):
-        """The record of a run of an earlier version, which knew no more than the classes."""
+        """The record of a run of an earlier version, which stored only the classes."""
         if not (self.path / "classes.json").exists():
             return own
         names = list(read_class_names(self.path))
@@ -109,53 +122,57 @@ class RunDirectory:
             return own  # a converted checkpoint has no names
         return own | {"classes": names}
 
-    def save(self, model, step, score=None, overlapped=False):
+    def save(
+        self, model: Learner, step: int, score: float | None = None, overlapped: bool = False
+    ) -> None:
         """Saves `model`, compiled and built, its optimiser, and its metrics so far.
 
         Args:
             score, overlapped: see `Checkpoints.save`.
         """
-        self.checkpoints.save(step, _parts(model), score, overlapped)
+        self.checkpoints.save(step, _content(model), score, overlapped)
 
-    def stop_seconds(self, model):
-        """About how long a checkpoint of `model` takes in this folder, and its bytes."""
-        size = byte_size(_parts(model))
+    def stop_seconds(self, model: Learner) -> tuple[float, int]:
+        """About how long a checkpoint of `model` takes in this folder, and its size in bytes."""
+        size = byte_size(_content(model))
         return self.checkpoints.expected_seconds(size), size
 
-    def restore(self, model):
-        """Makes `model` that of the newest whole checkpoint, if there is any; returns its step."""
+    def restore(self, model: Learner) -> int:
+        """Loads the newest complete checkpoint, if any, into `model`; returns its step."""
         step, self.restored = self.checkpoints.newest()
         if self.restored:
-            parts = {name: part for name, part in _parts(model).items() if name != "metrics"}
-            saved = tf.train.Checkpoint(**parts).read(self.restored).expect_partial()
+            content = {name: each for name, each in _content(model).items() if name != "metrics"}
+            saved = tf.train.Checkpoint(**content).read(self.restored).expect_partial()
             saved.assert_existing_objects_matched()
         return step
 
-    def restore_metrics(self, model):
-        """The metrics since the last line, which Keras sets back when it begins to `fit`."""
-        metrics = _parts(model).get("metrics")
+    def restore_metrics(self, model: Learner) -> None:
+        """Restores the metrics since the last line, which Keras resets when `fit` begins."""
+        metrics = _content(model).get("metrics")
         if self.restored and metrics:
             tf.train.Checkpoint(metrics=metrics).read(self.restored).expect_partial()
 
-    def record_start(self, step):
-        """Adds to starts.jsonl with what, and at which step, training starts."""
+    def record_start(self, step: int) -> None:
+        """Adds a line to starts.jsonl: the step at which training starts, and the environment."""
         with (self.path / "starts.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "time": time.time()} | environment()) + "\n")
 
-    def forget_metrics_after(self, step):
+    def forget_metrics_after(self, step: int) -> None:
         """Drops the lines of metrics.jsonl later than `step`, which will be measured again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if is_whole(line) and json.loads(line)["step"] <= step]
+            kept = [
+                line for line in lines if is_complete(line) and json.loads(line)["step"] <= step
+            ]
             write_text(path, "".join(kept))
 
 
-def erase(path):
-    """Removes the run in `path`, if there is one, and keeps the lock of the folder.
+def erase(path: str | pathlib.Path) -> None:
+    """Removes the run in `path`, if there is one, and keeps the folder's lock.
 
     Raises:
-        InputError: something else is there.
+        InputError: the folder holds something that is not a run.
     """
     content = [each for each in pathlib.Path(path).iterdir() if each.name != LOCK]
     if content:
@@ -168,7 +185,7 @@ def erase(path):
 
 
 def _difference(name, there, here):
-    """How the data of a run differs there and here, in a phrase."""
+    """The difference between the run's data (there) and the present data (here), in a phrase."""
     if name == "classes":
         removed, added = (sorted(set(a) - set(b)) for a, b in ((there, here), (here, there)))
         if removed or added:
@@ -184,16 +201,16 @@ def _difference(name, there, here):
     return f"{name} has {there} images there and {here} here"
 
 
-def load_model(path, dtype="float32"):
+def load_model(path: str | pathlib.Path, dtype: str = "float32") -> tuple[Learner, int]:
     """The model of the run in `path` at its last checkpoint, and its training step.
 
     Args:
         path: the run directory.
-        dtype: of weights and computation, or a mixed policy; batch norm after trunk and phi and
-            the classifiers are of float32 at least.
+        dtype: dtype of weights and computation, or a mixed policy; the classifiers, and batch norm
+            after trunk and phi, use float32 at least.
 
     Raises:
-        InputError: no run, or one without a whole checkpoint.
+        InputError: no run, or a run without a complete checkpoint.
     """
     config = run_config(path)
     step, prefix = Checkpoints(local(path, "workdir") / CHECKPOINTS).newest()
@@ -203,7 +220,7 @@ def load_model(path, dtype="float32"):
             f"stops. Received: workdir={path}"
         )
     classes = len(read_class_names(path))
-    # Weights of less precision than they were saved in are cast from those.
+    # Weights with less precision than the saved ones are cast from them.
     mixed = keras.dtype_policies.get(dtype).variable_dtype == "float32"
     model = build_model(config, classes, dtype if mixed else "float32")
     saved = tf.train.Checkpoint(model=values(model))
@@ -215,26 +232,26 @@ def load_model(path, dtype="float32"):
     return model, step
 
 
-def _parts(model):
+def _content(model):
     """What a checkpoint holds of `model`."""
-    parts = {"model": values(model), "optimizer": values(model.optimizer)}
+    content = {"model": values(model), "optimizer": values(model.optimizer)}
     if worker(model.distribute_strategy).alone:  # else reading them would wait for the others
-        parts["metrics"] = [variable.value for variable in model.metrics_variables]
-    return parts
+        content["metrics"] = [variable.value for variable in model.metrics_variables]
+    return content
 
 
-def values(owner):
-    """TensorFlow's variables of a Keras object, in order, but for its metrics.
+def values(owner: keras.Model | keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """TensorFlow's variables of a Keras object, in order, except its metrics.
 
-    TensorFlow would not find those of layers that Keras keeps in lists by itself.
+    TensorFlow itself would not find the variables of layers that Keras keeps in lists.
     """
     metrics = {id(variable) for variable in getattr(owner, "metrics_variables", ())}
     variables = getattr(owner, "saved_variables", owner.variables)
     return [variable.value for variable in variables if id(variable) not in metrics]
 
 
-def environment():
-    """What a result was obtained with: hardware, versions and command."""
+def environment() -> dict:
+    """Hardware, versions and command of this process, as results record them."""
     return {
         "hardware": hardware(),
         "versions": {
@@ -246,7 +263,7 @@ def environment():
     }
 
 
-def hardware():
+def hardware() -> str:
     """The processor's name, number of cores and accelerators."""
     try:
         names = pathlib.Path("/proc/cpuinfo").read_text().split("model name\t: ")
@@ -260,5 +277,6 @@ def hardware():
     return ", ".join([f"{os.cpu_count()} cores of {processor}", *accelerators])
 
 
-def is_whole(line):
+def is_complete(line: str) -> bool:
+    """Whether a line of JSON was written to its end."""
     return line.endswith("}\n")

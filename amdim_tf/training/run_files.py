@@ -1,14 +1,20 @@
-"""What a run directory says of its run in JSON: read without TensorFlow, for the flags."""
+"""The JSON files of a run directory: read without TensorFlow, for the flags."""
 
 import json
+import pathlib
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
 from amdim_tf.files import local
+from amdim_tf.typing import Config
 
 
-def read_config(path):
-    """The flat config of the run in `path`, as `config.fields` gives it."""
+def read_config(path: str | pathlib.Path | None) -> dict:
+    """The flat config of the run in `path`, as `config.fields` returns it.
+
+    Raises:
+        InputError: `path` is no run directory.
+    """
     try:
         config = json.loads((local(path or "", "workdir") / "config.json").read_text())
         if not isinstance(config, dict):
@@ -20,13 +26,13 @@ def read_config(path):
         ) from error
 
 
-def run_config(path):
+def run_config(path: str | pathlib.Path) -> Config:
     """The config of the run in `path`."""
     return to_config(read_config(path))
 
 
-def to_config(own):
-    """The config of which `own` are the fields, as JSON has them."""
+def to_config(own: dict) -> Config:
+    """The config with the fields `own`, as JSON stores them."""
     config = load_config(own["dataset"], own["size"], own["variant"])
     config.update_from_flattened_dict(
         {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
@@ -34,8 +40,12 @@ def to_config(own):
     return config
 
 
-def read_class_names(path):
-    """Names of the classes of the run in `path`; none if its data has none."""
+def read_class_names(path: str | pathlib.Path) -> tuple[str, ...]:
+    """Class names of the run in `path`; empty if its data has no classes.
+
+    Raises:
+        InputError: `path` is no run directory.
+    """
     try:
         return tuple(json.loads((local(path, "workdir") / "classes.json").read_text()))
     except (OSError, ValueError) as error:
@@ -44,16 +54,16 @@ def read_class_names(path):
         ) from error
 
 
-def read_result(path):
+def read_result(path: str | pathlib.Path) -> dict | None:
     """The result of the run in `path` if it is finished, else None."""
-    path = local(path, "workdir") / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    result = local(path, "workdir") / "result.json"
+    return json.loads(result.read_text()) if result.exists() else None
 
 
-def evaluation_config(workdir, dataset=None):
-    """The config for measuring a run: its own, on another `dataset` that one's.
+def evaluation_config(workdir: str | pathlib.Path, dataset: str | None = None) -> Config:
+    """The config for measuring a run: its own, or that of another `dataset`.
 
-    Images are always of the size and normalisation that the encoder was trained with.
+    Images always have the size and normalisation that the encoder was trained with.
     """
     config = run_config(workdir)
     if dataset in (None, config.dataset):

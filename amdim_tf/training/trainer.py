@@ -1,8 +1,11 @@
-"""What Keras's public methods do with a model whose objective is its own, and what they refuse."""
+"""Keras's public methods for a model with its own objective: what they do and what they refuse."""
 
 import functools
+import inspect
 import reprlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,36 +15,56 @@ from amdim_tf import distribution
 from amdim_tf.errors import InputError
 from amdim_tf.training.labels import as_classes, fault
 from amdim_tf.training.optimizer import guarded
+from amdim_tf.typing import Tensor
+
+
+def _as_in_keras(method):
+    """Gives an override the docstring and the parameters of Keras's `method`, with types."""
+    signature = inspect.signature(method)
+    parameters = [each.replace(annotation=Any) for each in signature.parameters.values()]
+
+    def decorate(function):
+        wrapped = functools.wraps(method)(function)
+        wrapped.__signature__ = signature.replace(parameters=parameters, return_annotation=Any)
+        return wrapped
+
+    return decorate
 
 
 class Trainer(keras.Model):
-    """A Keras model that learns from views of images, by an objective of its own.
+    """A Keras model that learns from views of images, by its own objective.
 
-    `Classifier` tells what users give to its methods, and adds what it consists of: `encoder`,
+    `Learner` documents what users pass to its methods, and adds what they need: `encoder`,
     `classes`, `views`, `draw`, `train_step` and `test_step`.
 
     Attributes:
-        needs_labels: whether training does.
-        least_images: of a training batch.
+        needs_labels: whether training needs labels.
+        least_images: the smallest valid training batch.
     """
 
-    needs_labels, least_images = True, 1
+    needs_labels: bool = True
+    least_images: int = 1
+    classes: int
+    views: int
+    train_function: Callable | None
+    test_function: Callable | None
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.to_views, self.waited = lambda *views: views, 0.0
+        self.to_views: Callable = lambda *views: views
+        self.waited = 0.0
         self.asked = self.stop = False
 
     def compile(
         self,
-        optimizer="rmsprop",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        **options,
-    ):
-        """Keras's, without losses and metrics."""
+        optimizer: str | dict | keras.optimizers.Optimizer = "rmsprop",
+        loss: None = None,
+        loss_weights: None = None,
+        metrics: None = None,
+        weighted_metrics: None = None,
+        **options: Any,
+    ) -> None:
+        """As `keras.Model.compile`, but without losses and metrics."""
         refuse(
             loss=loss, loss_weights=loss_weights, metrics=metrics, weighted_metrics=weighted_metrics
         )
@@ -52,24 +75,24 @@ class Trainer(keras.Model):
             optimizer = guarded(optimizer)
         super().compile(optimizer=optimizer, **options)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def add_loss(self, loss):
+    def add_loss(self, loss: Tensor) -> None:
         refuse(add_loss=loss)
 
     @property
-    def metrics(self):
-        """Keras's, without its mean of the loss that `compile` takes."""
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """As in Keras, but without the mean of the loss that `compile` takes."""
         return [metric for metric in super().metrics if metric is not self._loss_tracker]
 
     @property
-    def metrics_variables(self):
-        # As checkpoints have them, in which that mean is the first.
+    def metrics_variables(self) -> list[keras.Variable]:
+        # Checkpoints hold all of them, with that mean first.
         return [variable for metric in super().metrics for variable in metric.variables]
 
-    @functools.wraps(keras.Model.fit)
+    @_as_in_keras(keras.Model.fit)
     def fit(self, x=None, y=None, *args, **options):
         refuse(class_weight=options.get("class_weight"))
         if options.get("validation_data") is not None or options.get("validation_split"):
@@ -77,17 +100,17 @@ class Trainer(keras.Model):
         self._check_labels(y, "fit")
         return super().fit(x, y, *args, **options)
 
-    @functools.wraps(keras.Model.evaluate)
+    @_as_in_keras(keras.Model.evaluate)
     def evaluate(self, x=None, y=None, *args, **options):
         self._check_labels(y, "evaluate")
         return super().evaluate(x, y, *args, **options)
 
-    @functools.wraps(keras.Model.train_on_batch)
+    @_as_in_keras(keras.Model.train_on_batch)
     def train_on_batch(self, *args, **options):
         refuse(class_weight=options.get("class_weight"))
         return super().train_on_batch(*args, **options)
 
-    @functools.wraps(keras.Model.export)
+    @_as_in_keras(keras.Model.export)
     def export(self, filepath, *args, **options):
         self._check_classes("export")
         if len(args) < 3 and "input_signature" not in options and self._image_shape:
@@ -95,8 +118,8 @@ class Trainer(keras.Model):
             options["input_signature"] = [images]
         return super().export(filepath, *args, **options)
 
-    def make_train_function(self, force=False):
-        """Keras's, but that batches are checked between the steps, and the wait for them timed."""
+    def make_train_function(self, force: bool = False) -> None:
+        """As in Keras, but each batch is checked, and the wait for it is timed."""
         if self.needs_labels:
             self._check_classes("fit")
         if self.train_function and not force:
@@ -115,7 +138,7 @@ class Trainer(keras.Model):
 
         self.train_function = self._function(from_batch, "fit")
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         self._check_classes("evaluate")
         if self.test_function and not force:
             return
@@ -128,11 +151,11 @@ class Trainer(keras.Model):
 
         self.test_function = self._function(from_batch, "evaluate")
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> None:
         self._check_classes("predict")
         super().make_predict_function(force)
 
-    def predict_step(self, data):
+    def predict_step(self, data: Tensor) -> dict[str, Tensor]:
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         (images,) = self._tensors((images,), "predict")
         return self(images, training=False)
@@ -141,10 +164,10 @@ class Trainer(keras.Model):
         return distribution.compiled(step) if self.jit_compile else step
 
     def _function(self, from_batch, method):
-        """Keras's function of an iterator of batches, which runs as many as it should.
+        """The function that Keras calls with an iterator of batches, to run the next few.
 
         Args:
-            from_batch: of the inputs and labels of a replica; it counts in metrics, and returns a
+            from_batch: takes a replica's inputs and labels, updates the metrics, and returns a
                 dictionary with their names.
         """
         strategy, names = self.distribute_strategy, []
@@ -183,16 +206,16 @@ class Trainer(keras.Model):
         return function
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing, since all is built; Keras's fails on the batches of several workers."""
+        """Does nothing: all is built, and Keras's fails on the batches of several workers."""
 
     def _checked(self, data, method):
-        """Inputs (a tuple) and labels of a batch as Keras hands it over; None for no labels.
+        """Inputs (a tuple) and labels of a batch as Keras passes it; None for no labels.
 
         Raises:
-            InputError: not all of it can be used, by its values or by the number of its images.
+            InputError: a value, or the number of images, is not valid.
         """
         inputs, *others = keras.utils.unpack_x_y_sample_weight(data)
-        # What is None in a generator's batch is an Optional here.
+        # None in a generator's batch becomes an Optional here.
         labels, weights = (None if isinstance(x, tf.experimental.Optional) else x for x in others)
         refuse(sample_weight=weights)
         inputs = tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
@@ -211,7 +234,7 @@ class Trainer(keras.Model):
         return inputs, labels
 
     def _check_labels(self, labels, method, images=None):
-        """Raises `InputError` unless `labels`, if any, are those of so many `images`."""
+        """Raises `InputError` unless `labels`, if any, are valid for so many `images`."""
         if self.classes and labels is not None and (wrong := fault(labels, images, self.classes)):
             raise self._wrong_batch(method, wrong)
 
@@ -220,8 +243,8 @@ class Trainer(keras.Model):
         worker = distribution.worker(self.distribute_strategy)
         if len(images) != worker.local or len(set(images)) > 1:
             raise InputError(
-                f"A batch of fit must be a multiple of {worker.replicas} images, one that the "
-                f"replicas share equally (drop_remainder=True). Received: shares of {images}"
+                f"A batch of fit must be a multiple of {worker.replicas} images, so that replicas "
+                f"have equal shares (drop_remainder=True). Received: shares of {images}"
             )
         if images[0] * worker.replicas < self.least_images:
             raise InputError(
@@ -234,7 +257,7 @@ class Trainer(keras.Model):
         """`views`, images (B,S,S,3) each, as tensors.
 
         Raises:
-            InputError: by their number or shape they cannot be used.
+            InputError: their number, type or shape is not valid.
         """
         try:
             tensors = [tf.convert_to_tensor(view) for view in views]
@@ -254,7 +277,7 @@ class Trainer(keras.Model):
 
     @property
     def _image_shape(self):
-        """Of a batch of images, if the encoder tells."""
+        """The shape of a batch of images, if the encoder says it."""
         size = getattr(self.encoder, "image_size", None)
         return size and (None, size, size, 3)
 
@@ -283,14 +306,24 @@ class Trainer(keras.Model):
 
 
 class Mean(keras.metrics.Mean):
-    """Keras's, but not a number, rather than 0, where nothing was counted."""
+    """As in Keras, but NaN, rather than 0, if nothing was counted."""
 
-    def result(self):
+    def result(self) -> Tensor:
         return self.total / self.count
 
 
-def refuse(**given):
-    """Raises `InputError` if any of `given` {name: value}, which Keras would take, is not None."""
+def means(*names: str) -> dict[str, Mean]:
+    """A `Mean` for each name."""
+    return {name: Mean(name) for name in names}
+
+
+def results(trackers: dict[str, Mean]) -> dict[str, Tensor]:
+    """The present values of `trackers`."""
+    return {name: tracker.result() for name, tracker in trackers.items()}
+
+
+def refuse(**given: Any) -> None:
+    """Raises `InputError` if any argument in `given`, which Keras would accept, is not None."""
     for name, value in given.items():
         if value is not None:
             raise InputError(
