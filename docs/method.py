@@ -14,8 +14,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import skimage.data  # noqa: E402
-from amdim_tf.views import Policy, draw, two_views  # noqa: E402
 from matplotlib.patches import ConnectionPatch, Rectangle  # noqa: E402
+
+from amdim_tf.data.views import Policy, draw, two_views  # noqa: E402
 
 SEED = (0, 7)
 # (n, m): cell of the antecedent, cell of the consequent, colour

@@ -15,6 +15,7 @@ MODULES = [
     if not package and not name.endswith(("__main__", "c_api"))
 ]
 METHOD = (
+    "amdim_tf.data.geometry",
     "amdim_tf.data.views",
     "amdim_tf.data.preprocess",
     "amdim_tf.encoders.",

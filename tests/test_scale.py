@@ -114,5 +114,5 @@ def test_embedding_reads_each_image_once_and_traces_once(tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "PART_IMAGES", 6)
     job = Job(encoder, str(tmp_path / "features"), "parquet", "folder", str(folder))
     assert embed(job) == ["07.png"]
-    assert len(list((tmp_path / "features").glob("*.parquet"))) == 4
+    assert len(list((tmp_path / "features").glob("part-*.parquet"))) == 4
     assert sorted(read) == [f"{i:02d}.png".encode() for i in range(20)] and len(traced) == 1

@@ -153,6 +153,7 @@ def fit_on_views(
         failures=data.failures,
     )
     fit(model, course, run, config, devices)
+    assert data.test
     each = distribution.over_batches(_ranking(model), devices.strategy)
     return predictions(each(pipeline.test_batches(data, data.test, config, devices.worker)))
 

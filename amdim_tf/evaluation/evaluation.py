@@ -209,6 +209,7 @@ class Evaluation:
     @functools.cached_property
     def subset(self) -> Split:
         """The images to learn from, if not all."""
+        assert self.places is not None
         return self.known_split.subset(self.places, self.folder)
 
     @functools.cached_property

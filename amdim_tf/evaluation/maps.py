@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from amdim_tf.objectives.amdim import Amdim
 from amdim_tf.objectives.mixture import posterior
 from amdim_tf.objectives.nce import nce, score
 from amdim_tf.training.learner import Learner
@@ -54,13 +55,14 @@ def posteriors(model: Learner, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
         (N,k,7,7), which sums to one over components. The negatives are the other images of the
         batch.
     """
-    found = []
+    found, objective = [], model.objective
+    assert isinstance(objective, Amdim)  # no other has a mixture
     for chunk in np.array_split(np.arange(len(x1)), max(len(x1) // BATCH, 1)):
         components = np.moveaxis(np.asarray(model.features(x1[chunk])["mixture"]), 1, 0)
         consequents = np.asarray(model.features(x2[chunk])["r7"])
         consequents = consequents.reshape(len(chunk), 49, -1)
-        losses, _ = nce(components, consequents, model.objective.clip, model.objective.regulariser)
-        q = np.asarray(posterior(losses, model.objective.tau))
+        losses, _ = nce(components, consequents, objective.clip, objective.regulariser)
+        q = np.asarray(posterior(losses, objective.tau))
         found.append(np.moveaxis(q, 0, 1).reshape(len(chunk), -1, 7, 7))
     return np.concatenate(found)
 

@@ -55,7 +55,7 @@ def visualize(
     for name, figure in drawn:
         pictures.save(figure, folder / name)
         print(f"Wrote {folder / name}.png and .svg", flush=True)
-    measured = {"step": step, "images": len(shown.images)}
+    measured: dict[str, Any] = {"step": step, "images": len(shown.images)}
     for name, each in (("trained", model), ("untrained", untrained[components])):
         measured[name] = report(each, shown, data, config)
     write_json(folder / "report.json", measured)

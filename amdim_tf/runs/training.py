@@ -89,7 +89,7 @@ def train(
             gc.collect()  # its model and optimiser, before another model is loaded
         if not chief:
             check_agreement(devices.strategy, FINISHED)  # if it ended now, so would the chief
-            return read_result(workdir)
+            return read_result(workdir) or {}
         result = finish(run, config, data, last_step, rows, started)
         print(f"\n{table(result)}\n\nWrote {run.path} in {result['seconds']:.0f} s.")
         check_agreement(devices.strategy, FINISHED)

@@ -127,7 +127,7 @@ class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
     [0.25, 0.5, 1.0, 0.5]
     """
 
-    def __init__(self, peak: float, warmup: int, decays: Sequence[int] = (), rate: float = 0.2):
+    def __init__(self, peak: float, warmup: int, decays: Sequence[float] = (), rate: float = 0.2):
         self.peak, self.warmup, self.decays, self.rate = peak, warmup, tuple(decays), rate
 
     def __call__(self, step: Tensor) -> Tensor:

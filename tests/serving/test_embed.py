@@ -69,7 +69,7 @@ def images(tmp_path_factory):
 
 def rows(folder):
     """[(name, f1)] of all Parquet files in `folder`."""
-    tables = [pq.read_table(path).to_pydict() for path in sorted(folder.glob("*.parquet"))]
+    tables = [pq.read_table(path).to_pydict() for path in sorted(folder.glob("part-*.parquet"))]
     return [row for table in tables for row in zip(table["name"], table["f1"], strict=True)]
 
 
@@ -81,7 +81,7 @@ def test_killed_and_started_again_each_image_counts_once(encoder, images, tmp_pa
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("part-*.parquet")}
     assert 3 <= len(done) < 10
 
     broken = embed(Job(encoder, str(tmp_path), "parquet", "folder", images))

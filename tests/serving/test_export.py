@@ -12,13 +12,12 @@ from golden_values import TESTS
 from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
-from amdim_tf import export as exporting
 from amdim_tf.config import load_config
 from amdim_tf.data.decoding import MAX_PIXELS
 from amdim_tf.data.preprocess import some
 from amdim_tf.data.views import center, normalize
 from amdim_tf.errors import InputError
-from amdim_tf.serving import self_check
+from amdim_tf.serving import saved_model, self_check
 from amdim_tf.serving.saved_model import export
 from amdim_tf.serving.self_check import ExportError, serve
 from amdim_tf.training.building import build_model
@@ -263,7 +262,7 @@ class Flawed:
         outputs = {name: np.asarray(x) for name, x in self.answer(images).items()}
         (self.folder / "assets.extra").mkdir()
         warmup = {"serving_default": ({self.warmup: images}, outputs)}
-        exporting.write_warmup(warmup, self.folder / self_check.WARMUP)
+        saved_model.write_warmup(warmup, self.folder / self_check.WARMUP)
         examples = {"serving_default": ({"images": images}, outputs)}
         self_check.check(self.folder, examples, self.module.kernel.numpy().size)
 
@@ -331,7 +330,7 @@ def test_the_self_check_refuses(tmp_path, flaw, message):
 
 def test_nothing_is_published_that_fails_its_check(exported, tmp_path, monkeypatch):
     model, config, _ = exported
-    monkeypatch.setattr(exporting, "batching_parameters", lambda: 1 / 0)
+    monkeypatch.setattr(saved_model, "batching_parameters", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(model, config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".unfinished.1"]
