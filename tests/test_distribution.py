@@ -26,6 +26,7 @@ from amdim_tf.runs.training import train
 from amdim_tf.training.checkpoints import Checkpoints
 
 
+@pytest.mark.long
 def test_replicas_and_regions_change_nothing(tmp_path):
     """Losses, statistics of batch norm and weights after 10 steps, also with batch norm inside."""
     cases = {
@@ -82,6 +83,7 @@ def workers_here(size):
     ]
 
 
+@pytest.mark.long
 def test_the_command_compiled_on_two_replicas_and_by_two_workers(tmp_path):
     """The workers are stopped in the middle, by a signal to one of them, and started again."""
     fields = {"ndf": 4, "nrkhs": 16, "ndepth": 1, "batch_size": 16, "log_every": 1, "steps": 8}

@@ -93,6 +93,7 @@ def test_a_stopped_training_goes_on_to_the_same_end(folder, tmp_path, monkeypatc
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flag", ["--strategy=cpu:2", "--xla=on", "--config.micro_batch=8"])
 def test_it_trains_on_replicas_by_xla_and_in_micro_batches(folder, tmp_path, flag):
     """By the command, from the folder of the file, to the weights of one replica without XLA."""

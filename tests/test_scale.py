@@ -16,6 +16,8 @@ from amdim_tf.serving.bulk import Job, embed
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build_model
 
+pytestmark = pytest.mark.long  # processes that are killed, or measured
+
 TINY = {"ndf": 2, "nrkhs": 16, "ndepth": 1, "batch_size": 16}
 
 

@@ -35,7 +35,7 @@ class Frame:
     ) -> matplotlib.image.AxesImage:
         """Draws `values` (n,n) or colours (n,n,3) over the image in grey."""
         self.image(axes, np.repeat(image.mean(-1, keepdims=True), 3, -1), title)
-        start, size, stride = self.encoder.receptive_field(len(values))
+        start, size, stride = self._field(len(values))
         low = start + (size - stride) / 2
         high = low + len(values) * stride
         extent = (low, high, high, low)
@@ -43,10 +43,14 @@ class Frame:
 
     def box(self, axes: Axes, n: int, location: tuple[int, int], colour: np.ndarray) -> None:
         """Marks the receptive field of a location (row, column) of the n x n features."""
-        start, size, stride = self.encoder.receptive_field(n)
+        start, size, stride = self._field(n)
         row, column = location
         corner = (start + column * stride, start + row * stride)
         axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=colour, linewidth=1.5))
+
+    def _field(self, n):
+        """The receptive field, or where a location sees everything its share of the image."""
+        return self.encoder.receptive_field(n) or (0, self.side / n, self.side / n)
 
 
 def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:

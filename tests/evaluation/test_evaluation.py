@@ -67,6 +67,7 @@ def last_checkpoints(run):
     return found
 
 
+@pytest.mark.long
 def test_on_any_devices_and_killed_in_the_middle_it_measures_the_same(
     trained, tmp_path, monkeypatch
 ):

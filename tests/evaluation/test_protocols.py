@@ -6,10 +6,10 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
+from amdim_tf.evaluation import neighbours
 from amdim_tf.evaluation.classifiers import fit_on_features, predictions
 from amdim_tf.evaluation.features import Features
 from amdim_tf.evaluation.fractions import balanced_places
-from amdim_tf.evaluation.maps import neighbours
 from amdim_tf.evaluation.predictions import Predictions, interval, rank, report
 from amdim_tf.evaluation.protocols.knn import knn
 from amdim_tf.evaluation.rows import measure_row

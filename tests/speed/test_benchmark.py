@@ -8,14 +8,16 @@ import matplotlib.image
 import pytest
 import tensorflow as tf
 
-from amdim_tf import benchmark
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
+from amdim_tf.speed.benchmark import read_earlier
+from amdim_tf.speed.step import step_flops
 from amdim_tf.training.model import AMDIM
 
 TINY = ["--config.ndf=4", "--config.nrkhs=16", "--config.ndepth=1", "--config.batch_size=8"]
 
 
+@pytest.mark.long
 def test_every_part_is_measured_and_compared(tmp_path):
     product = "step, float32, XLA off, product of 2048x2048 matrices beside it, rate"
     earlier = {"rows": {product: {"value": 1.0, "unit": "GFLOP/s", "low": None, "high": None}}}
@@ -56,7 +58,7 @@ def test_every_part_is_measured_and_compared(tmp_path):
 def test_the_arithmetic_is_that_of_the_graph():
     model = AMDIM(Encoder(32, ndf=4, nrkhs=16, ndepth=2), classes=0)
     images = tf.zeros((2 * 8, 32, 32, 3))
-    graph = tf.function(lambda: model.project(images)).get_concrete_function().graph
+    graph = tf.function(lambda: model._project(images)).get_concrete_function().graph
     forward = [
         2 * math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[:-1])
         for op in graph.get_operations()
@@ -64,11 +66,11 @@ def test_the_arithmetic_is_that_of_the_graph():
     ]
     scores = 2 * 2 * 8 * 8 * (25 + 49 + 25) * 16
     # Forward and two gradients, but for that of the images.
-    assert benchmark.step_flops(model, 8) == 3 * (sum(forward) + scores) - forward[0]
+    assert step_flops(model, 8) == 3 * (sum(forward) + scores) - forward[0]
 
 
 def test_an_earlier_benchmark_that_is_none_is_refused(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     for name in ("other.json", "missing.json"):
         with pytest.raises(InputError, match=f"earlier benchmark. Received: compare=.*{name}"):
-            benchmark.read_earlier(tmp_path / name)
+            read_earlier(tmp_path / name)

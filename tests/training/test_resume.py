@@ -22,6 +22,8 @@ from amdim_tf.training.checkpoints import Checkpoints
 from amdim_tf.training.run_directory import load_model
 from amdim_tf.training.run_files import read_result
 
+pytestmark = pytest.mark.long  # processes that are killed, or measured
+
 # What a clock says of a step.
 TIMES = ("input_wait", "steps_per_second")
 
