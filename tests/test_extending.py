@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -66,6 +67,15 @@ def test_it_trains_and_is_measured_and_exported(run):
     np.testing.assert_array_equal(load_encoder(run / "export" / "1")(images)["f1"], f1)
     model, step = load_model(run)
     assert step == 60 and export(model, config(), run / "export").name == "2"
+
+
+def test_the_model_is_saved_and_loaded_by_keras(run, tmp_path):
+    model, _ = load_model(run)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.objective) is type(model.objective)
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_protocol_measures_a_run(run):

@@ -13,13 +13,14 @@ from keras import ops
 
 from amdim_tf import distribution
 from amdim_tf.encoders.batch_norm import BatchNorm
-from amdim_tf.objectives.objective import Losses, Objective
+from amdim_tf.objectives.objective import Losses, Objective, find_objective
 from amdim_tf.objectives.probes import NAMES, Probes, image_losses, probe_losses
 from amdim_tf.training.accumulation import in_chunks
 from amdim_tf.training.trainer import Mean, Trainer, means, results
 from amdim_tf.typing import Tensor
 
 
+@keras.saving.register_keras_serializable("amdim_tf")
 class Learner(Trainer):
     """Trains an encoder by an objective, with linear and MLP classifiers on f1 that measure it.
 
@@ -45,13 +46,8 @@ class Learner(Trainer):
         objective: an `Objective`, used by this model alone.
         frozen: whether the encoder stays as it is, in inference mode; the classifiers measure it.
         seed: seed of draws, which depend on (seed, step) and an image's place in the batch.
-        kwargs: arguments of `keras.Model`.
 
     Attributes:
-        to_views: called on a batch's inputs before each training step; returns the views.
-        waited: seconds that training and evaluation have waited for batches.
-        asked: whether this process was asked to stop.
-        stop: whether any process had been asked by the end of the last step.
         bad_steps, bad_term: how many updates in a row were skipped, and which of `terms` caused it.
     """
 
@@ -299,12 +295,16 @@ class Learner(Trainer):
         encoder = keras.saving.serialize_keras_object(self.encoder)
         fields = ("classes", "frozen", "seed")
         own = {"encoder": encoder} | {field: getattr(self, field) for field in fields}
-        return super().get_config() | own | self.objective.get_config()
+        kind = type(self.objective)
+        objective = [f"{kind.__module__}:{kind.__name__}", self.objective.get_config()]
+        return super().get_config() | own | {"objective": objective}
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Learner":
         encoder = keras.saving.deserialize_keras_object(config["encoder"], custom_objects)
-        return cls(**config | {"encoder": encoder})
+        name, settings = config["objective"]
+        own = {"encoder": encoder, "objective": find_objective(name)(**settings)}
+        return cls(**config | own)
 
     # Measurement
 

@@ -9,8 +9,22 @@ from amdim_tf.objectives.supervised import Supervised
 from amdim_tf.training.learner import Learner
 
 
+class _OfSettings(Learner):
+    """A model whose arguments are those of its objective."""
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        _, settings = config.pop("objective")
+        return config | settings
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Learner":
+        encoder = keras.saving.deserialize_keras_object(config["encoder"], custom_objects)
+        return cls(**config | {"encoder": encoder})
+
+
 @keras.saving.register_keras_serializable("amdim_tf")
-class AMDIM(Learner):
+class AMDIM(_OfSettings):
     """Trains an encoder by the multiscale objective, with online probes that measure f1 (Eq. 5).
 
     `fit`, `evaluate` and calls are those of `Learner`. Only the probes see the labels, and their
@@ -53,14 +67,14 @@ class AMDIM(Learner):
         super().__init__(encoder, classes, objective, seed=seed, **kwargs)
 
     @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "AMDIM":
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Learner":
         # Earlier versions wrote the number of views.
         kept = {name: value for name, value in config.items() if name != "views"}
         return super().from_config(kept, custom_objects)
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
-class Classifier(Learner):
+class Classifier(_OfSettings):
     """An encoder with linear and MLP classifiers on its f1, trained with labels.
 
     It measures a frozen encoder, or fine-tunes one, or trains one by labels alone.

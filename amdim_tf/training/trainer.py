@@ -40,6 +40,10 @@ class Trainer(keras.Model):
     Attributes:
         needs_labels: whether training needs labels.
         least_images: the smallest valid training batch.
+        to_views: called on a batch's inputs before each training step; returns the views.
+        waited: seconds that training and evaluation have waited for batches.
+        asked: whether this process was asked to stop.
+        stop: whether any process had been asked by the end of the last step.
     """
 
     needs_labels: bool = True
