@@ -20,8 +20,8 @@ def check_config(config: Config) -> None:
     Policy(**config.views)
     if config.micro_batch and config.use_bn:
         raise InputError(
-            "micro_batch must be 0 with use_bn: batch norm inside the trunk would not see the "
-            f"complete batch. Received: micro_batch={config.micro_batch}, "
+            "micro_batch is valid only without use_bn: batch norm inside the trunk would not see "
+            f"the complete batch. Received: micro_batch={config.micro_batch}, "
             f"use_bn={config.use_bn}"
         )
 

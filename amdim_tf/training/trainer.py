@@ -19,7 +19,7 @@ from amdim_tf.typing import Tensor
 
 
 def _as_in_keras(method):
-    """Gives an override the docstring and the parameters of Keras's `method`, with types."""
+    """Gives an override the name and the parameters of Keras's `method`, with types."""
     signature = inspect.signature(method)
     parameters = [each.replace(annotation=Any) for each in signature.parameters.values()]
 
