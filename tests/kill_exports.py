@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from test_export import CLASSES, small_config
+from serving.test_export import CLASSES, small_config
 
 from amdim_tf.serving import self_check
 from amdim_tf.serving.saved_model import export

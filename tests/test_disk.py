@@ -61,6 +61,7 @@ def test_a_stopped_run_goes_on(run):
     assert relative_error(f1_of(load_encoder(run)), EXPECTED["resumed"]) <= 100 * TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["finished", "mixture"], indirect=True)
 def test_a_finished_run_is_measured_exported_and_embeds(run, tmp_path):
     features = "mixture" if run.name == "mixture" else "f1"

@@ -85,6 +85,7 @@ def test_the_protocol_measures_a_run(run):
     assert (run / "evaluation" / "photo_patches-centroids_Centroids.json").exists()
 
 
+@pytest.mark.long
 def test_a_stopped_training_goes_on_to_the_same_end(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
     complete, stopped = tmp_path / "complete", tmp_path / "stopped"

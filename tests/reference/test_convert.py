@@ -91,6 +91,7 @@ def test_the_way_back_gives_the_same(converted, tmp_path):
         np.testing.assert_array_equal(ours["model"][name], content["model"][name])
 
 
+@pytest.mark.long
 def test_a_converted_run_is_measured_and_goes_on(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     for split, count in (("train", 7), ("val", 2)):

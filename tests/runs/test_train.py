@@ -151,7 +151,10 @@ def test_a_directory_that_holds_something_else_is_refused(content, tmp_path):
         ({"source": "zip"}, "tfds, folder, photo_patches, photo_pairs. Received: source='zip'"),
         ({"objective": "dim"}, "amdim, supervised, or MODULE:CLASS.*objective='dim'"),
         ({"precision": "half"}, "float32, mixed_bfloat16, mixed_float16. Received.*'half'"),
-        ({"micro_batch": 4, "use_bn": True}, "without use_bn.*micro_batch=4, use_bn=True"),
+        (
+            {"micro_batch": 4, "use_bn": True},
+            "must be 0 with use_bn.*micro_batch=4, use_bn=True",
+        ),
         ({"mixture_components": 2, "tasks": "5-5"}, "mixture_components=2, tasks='5-5'"),
         ({"mixture_components": 2, "objective": "supervised"}, "objective='supervised'"),
         ({"views": {"geometry": "zoom"}}, "geometry must be one of.*'zoom'"),
@@ -212,6 +215,7 @@ def test_refusals_are_one_sentence(case, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.long
 def test_the_command_outside_the_checkout(tmp_path):
     sizes = [f"--config.{name}={value}" for name, value in SMALL.items()]
     done = command("--steps=2", "--seed=1", *sizes, cwd=tmp_path)

@@ -73,6 +73,7 @@ def rows(folder):
     return [row for table in tables for row in zip(table["name"], table["f1"], strict=True)]
 
 
+@pytest.mark.long
 def test_killed_and_started_again_each_image_counts_once(encoder, images, tmp_path):
     command = [sys.executable, "-m", "amdim_tf.embed", f"--encoder={encoder}"]
     command += [f"--folder={images}", f"--output={tmp_path}"]
@@ -207,18 +208,18 @@ def test_a_folder_of_parquet_files_is_read_as_one_table(encoder, few, tmp_path):
 def test_what_is_broken_is_named_before_its_part_is_there(encoder, few, tmp_path, monkeypatch):
     (few / "bad.png").write_text("no image")
     job = Job(encoder, str(tmp_path / "features"), "parquet", "folder", str(few))
-    rename, renamed = tf.io.gfile.rename, []
+    replace, renamed = os.replace, []
 
-    def killed_at_the_part(source, target, **options):
-        renamed.append(target.rpartition("/")[2])
+    def killed_at_the_part(source, target):
+        renamed.append(pathlib.Path(target).name)
         if renamed[-1].startswith("part-"):
             raise KeyboardInterrupt
-        rename(source, target, **options)
+        replace(source, target)
 
-    monkeypatch.setattr(tf.io.gfile, "rename", killed_at_the_part)
+    monkeypatch.setattr(os, "replace", killed_at_the_part)
     with pytest.raises(KeyboardInterrupt):
         embed(job)
-    monkeypatch.setattr(tf.io.gfile, "rename", rename)
+    monkeypatch.setattr(os, "replace", replace)
     part = "part-00000-of-00001.parquet"
     assert renamed[-2:] == [f"_{part}.broken.txt", part]
     assert embed(job) == ["bad.png"] and len(rows(tmp_path / "features")) == 6
@@ -251,6 +252,7 @@ def test_files_that_vanish_or_appear_do_not_end_a_job(encoder, few, tmp_path, mo
     assert "1 of them came after the job began" in shown
 
 
+@pytest.mark.long
 def test_other_weights_under_the_same_path_are_another_job(few, tmp_path):
     config = load_config("photo_patches")
     config.update({"ndf": 4, "nrkhs": 16, "ndepth": 1})

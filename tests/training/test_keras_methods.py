@@ -253,6 +253,7 @@ def test_the_objective_is_the_models_own(amdim):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.long
 def test_eager_and_compiled_steps_are_those_of_the_graph():
     expected = None
     for options in (EAGER, {}, {"jit_compile": True}):

@@ -148,6 +148,7 @@ def test_fit_reports_every_task_and_learns():
     assert set(history[0]) == {"linear_loss", "linear_accuracy", "mlp_loss", "mlp_accuracy"}
 
 
+@pytest.mark.long
 def test_the_compiled_step_is_the_plain_one():
     (x1, x2), labels = batch()
     weights = []
