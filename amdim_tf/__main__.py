@@ -6,6 +6,7 @@ amdim train --dataset=cifar10 --data_dir=DIR
 
 import ast
 import difflib
+import os
 import pathlib
 import runpy
 import sys
@@ -27,6 +28,8 @@ def main() -> None:
     """Runs the command that the first argument names, as `python -m amdim_tf.<command>` does."""
     name = "".join(sys.argv[1:2])
     if name in COMMANDS:
+        # As with python -m, an objective or a protocol may lie in this folder.
+        sys.path.insert(0, os.getcwd())
         sys.argv[:2] = [f"amdim {name}"]
         runpy.run_module(f"amdim_tf.{name}", run_name="__main__", alter_sys=True)
     elif name in ("", "help", "-h", "--help", "-?"):
