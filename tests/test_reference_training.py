@@ -36,8 +36,8 @@ class Losses(keras.callbacks.Callback):
         self.model.reset_metrics()  # which are means of several updates
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_losses_and_accuracies_follow_the_reference(seed):
+def test_losses_and_accuracies_follow_the_reference():
+    seed = 0
     expected = json.loads((TRAININGS / "curves.json").read_text())[str(seed)]
     config = load_config("cifar10", "tiny")
     config.update(
