@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf import train as command
 from amdim_tf.config import load_config
+from amdim_tf.runs import training as command
 from amdim_tf.serving import bulk
 from amdim_tf.serving.bulk import Job, embed
 from amdim_tf.serving.saved_model import export
