@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the configs, which lie beside the package, are a part of it."""
+"""The configs lie next to the package and are installed inside it: pyproject.toml cannot say so."""
 
 from setuptools import find_packages, setup
 

@@ -3,6 +3,7 @@
 The class of a file is its name in CamelCase: `patch_offset.py` has `PatchOffset`.
 """
 
+import functools
 import importlib
 import pathlib
 import re
@@ -10,6 +11,7 @@ import re
 from amdim_tf.errors import InputError
 
 
+@functools.cache
 def known(package: str, base: str) -> list[str]:
     """Names of the files of `package` whose class is a `base`; nothing is imported."""
     folder = pathlib.Path(__file__).parent.joinpath(*package.split(".")[1:])

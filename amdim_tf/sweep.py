@@ -1,4 +1,4 @@
-"""Trains variants of a run beside their baseline, over several seeds (Table 3).
+"""Trains variants of a run and their baseline, over several seeds (Table 3).
 
 python -m amdim_tf.sweep --dataset=cifar10 --epochs=5 --variants=-color_jitter,-random_crop
 """

@@ -71,7 +71,7 @@ def weights_after_training(strategy, case):
 
 
 def uneven(model, images, labels):
-    """Scores on batches of which replicas have different shares; by such none can be trained."""
+    """Scores on batches that replicas share unequally; training refuses such batches."""
     if model.distribute_strategy.num_replicas_in_sync > 1:
         with pytest.raises(InputError, match="multiple of .* images.*shares of"):
             model.fit((images, images), labels, batch_size=BATCH + 1, verbose=0)

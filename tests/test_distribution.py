@@ -211,6 +211,7 @@ def test_slurms_environment_is_read(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3,4,5,6,7"
 
 
+@pytest.mark.long
 def test_workers_that_disagree_are_refused(tmp_path):
     processes = [
         subprocess.Popen(

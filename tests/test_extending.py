@@ -104,22 +104,29 @@ def test_a_stopped_training_goes_on_to_the_same_end(folder, tmp_path, monkeypatc
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("flag", ["--strategy=cpu:2", "--xla=on", "--config.micro_batch=8"])
-def test_it_trains_on_replicas_by_xla_and_in_micro_batches(folder, tmp_path, flag):
-    """By the command, from the folder of the file, to the weights of one replica without XLA."""
+def trained_by_command(folder, run, *flags):
+    """Weights of the encoder after three steps by the command, called from where `run` is."""
     words = [f"--config.{name}={value}" for name, value in config().items() if name in SMALL]
     words += ["--config.objective=align_uniform:AlignUniform", "--baselines=off", "--steps=3"]
-    weights = []
-    for run, flags in (("plain", ["--strategy=none", "--xla=off"]), ("other", [flag])):
-        command = [sys.executable, "-m", "amdim_tf.train", f"--workdir={run}", *words, *flags]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        weights.append(load_model(tmp_path / run)[0].encoder.get_weights())
-    for ours, theirs in zip(*weights, strict=True):
+    command = [sys.executable, "-m", "amdim_tf.train", f"--workdir={run}", *words, *flags]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load_model(run)[0].encoder.get_weights()
+
+
+@pytest.fixture(scope="module")
+def plain(folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("plain") / "run"
+    return trained_by_command(folder, run, "--strategy=none", "--xla=off")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flag", ["--strategy=cpu:2", "--xla=on", "--config.micro_batch=8"])
+def test_it_trains_on_replicas_by_xla_and_in_micro_batches(folder, plain, tmp_path, flag):
+    """To the weights of one replica without XLA."""
+    found = trained_by_command(folder, tmp_path / "run", flag)
+    for ours, theirs in zip(found, plain, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden_values import SIZES, Golden, relative_error, scored
+from long import most_long
 
 from amdim_tf.reference.conversion import named_variables, to_keras
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
@@ -68,6 +69,7 @@ def is_trained(name):
     return name.startswith("encoder.") and ".running_" not in name
 
 
+@pytest.mark.parametrize("golden", most_long(SIZES, 3), indirect=True)
 def test_trajectory(golden):
     """`train_step` itself over all golden steps: losses, then embeddings after the last update."""
     model, values = golden.model(), golden.values
@@ -83,7 +85,7 @@ def test_trajectory(golden):
             assert relative_error(ours, expected) <= 1e-3
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", most_long(["mixed_bfloat16", "mixed_float16"], 2))
 def test_mixed_precision_follows_the_trajectory(precision):
     golden = Golden(32)
     model = golden.model(precision)

@@ -142,6 +142,7 @@ def fit_on_views(
         {"linear": Predictions, "mlp": Predictions}.
     """
     assert data.probe and data.test, "data with classes has both"
+    test = data.test
     data = dataclasses.replace(data, train=data.probe)
     epoch_steps = pipeline.steps_per_epoch(data, config)
     steps = config.probe_epochs * epoch_steps
@@ -153,9 +154,8 @@ def fit_on_views(
         failures=data.failures,
     )
     fit(model, course, run, config, devices)
-    assert data.test
     each = distribution.over_batches(_ranking(model), devices.strategy)
-    return predictions(each(pipeline.test_batches(data, data.test, config, devices.worker)))
+    return predictions(each(pipeline.test_batches(data, test, config, devices.worker)))
 
 
 def build_classifier(

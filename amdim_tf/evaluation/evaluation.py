@@ -256,10 +256,14 @@ class Evaluation:
         """The name of a result's files, without extension."""
         settings = self.settings
         words = [file_name(self.config.dataset), file_name(protocol)]
-        words += ["fast"] * (settings.fast and len(find_protocol(protocol).ways) > 1)
+        words += ["fast"] * self.fast(protocol)
         words += [f"{settings.label_fraction:g}"] * (settings.label_fraction < 1)
-        words += ["mixture"] * (settings.features == "mixture")
+        words += [settings.features] * (settings.features != "f1")
         return "-".join(words)
+
+    def fast(self, protocol: str) -> bool:
+        """Whether the setting `fast` changes how a protocol measures."""
+        return self.settings.fast and len(find_protocol(protocol).ways) > 1
 
     def identity(self, protocol: str) -> str:
         """A text that differs if encoder, data or settings of a result differ."""
@@ -300,7 +304,7 @@ class Evaluation:
         report, confusion = predictions.report(found, self.data.class_names)
         result = {
             "protocol": protocol,
-            "fast": self.settings.fast and len(find_protocol(protocol).ways) > 1,
+            "fast": self.fast(protocol),
             "label_fraction": self.settings.label_fraction,
             "features": self.settings.features,
             "labelled_images": self.labelled,

@@ -1,12 +1,4 @@
-"""A model becomes a SavedModel for TF Serving.
-
-DIR/1/                              a version, which a server that polls DIR takes up
-    saved_model.pb, variables/      weights once, several signatures
-    assets.extra/                   warm-up requests; amdim.json, from which Keras loads it
-    batching_params.pbtxt           for a server with per-model batching parameters
-    MODEL_CARD.md                   what it is and what it is worth
-DIR/python-xla-1/                   with --xla: the same, compiled, for Python alone
-"""
+"""A model becomes a SavedModel for TF Serving; the command `export` lists the files."""
 
 import inspect
 import json
@@ -30,7 +22,6 @@ from amdim_tf.training.run_directory import METADATA, environment, values
 from amdim_tf.training.run_files import to_config
 from amdim_tf.typing import Config
 
-DTYPES = tuple(self_check.TOLERANCES)
 XLA_PREFIX = "python-xla-"
 
 

@@ -25,7 +25,7 @@ def step_flops(model: Learner, batch: int) -> int:
     for layer, shape in convolutions(model):
         _, *places, _ = layer.compute_output_shape(shape)
         products = 3 if shape[-1] > 3 else 2  # the first one's inputs are images
-        images = model.views * batch
+        images = model.objective.views * batch
         flops += products * 2 * images * math.prod(places) * math.prod(layer.kernel.shape)
     return flops
 

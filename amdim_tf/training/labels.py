@@ -3,9 +3,8 @@
 import numpy as np
 from keras import ops
 
+from amdim_tf.data.data import UNLABELLED
 from amdim_tf.typing import Tensor
-
-UNKNOWN = -1
 
 
 def fault(labels: Tensor, images: int | None, classes: int) -> str | None:
@@ -30,7 +29,7 @@ def fault(labels: Tensor, images: int | None, classes: int) -> str | None:
     if labels.ndim == 2 and labels.shape[1] > 1:
         one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()
         return None if one_hot else "rows of labels that are not one-hot"
-    wrong = labels[~np.isin(labels, np.arange(UNKNOWN, classes))]
+    wrong = labels[~np.isin(labels, np.arange(UNLABELLED, classes))]
     return f"the label {wrong[0]}" if len(wrong) else None
 
 
@@ -47,7 +46,7 @@ def as_classes(labels: Tensor, images: int) -> Tensor:
     ([1, 0], [-1, -1])
     """
     if labels is None:
-        return ops.full((images,), UNKNOWN, "int64")
+        return ops.full((images,), UNLABELLED, "int64")
     if len(labels.shape) == 2:
         column = labels.shape[1] == 1
         labels = labels[:, 0] if column else ops.argmax(ops.cast(labels, "int32"), axis=1)

@@ -62,8 +62,7 @@ class Learner(Trainer):
     ):
         super().__init__(**kwargs)
         self.encoder, self.frozen, self.seed = encoder, frozen, seed
-        self.classes, self.objective, self.views = classes, objective, objective.views
-        self.least_images, self.needs_labels = objective.least_images, objective.needs_labels
+        self.classes, self.objective = classes, objective
         # Full precision, whatever the encoder's or Keras's own setting.
         dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
         self.probes = Probes(classes, dtype=dtype, name="probes")
@@ -136,10 +135,11 @@ class Learner(Trainer):
         """
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self.step.value, tf.int64)])
         first, images = distribution.first_image(batch), batch * distribution.replicas()
+        views = self.objective.views
         drawn = []
         for number, width in enumerate(self.probes.dropped_widths):
             own = tf.random.experimental.stateless_fold_in(seed, number)
-            draws = tf.random.stateless_uniform((self.views, images, width), own, alg="philox")
+            draws = tf.random.stateless_uniform((views, images, width), own, alg="philox")
             drawn.append(tf.reshape(draws[:, first : first + batch], (-1, width)))
         return drawn
 
@@ -176,7 +176,7 @@ class Learner(Trainer):
         """{n: features of all views}, before the last batch norms."""
         if self.frozen:
             return {1: self.encoder(images, training=False)["f1"]}
-        mode = {"training": True, "views": self.views}
+        mode = {"training": True, "views": self.objective.views}
         return self.objective.project(self.encoder.trunk(images, **mode), **mode)
 
     def divide(self, compiled: bool = False, micro_batch: int = 0) -> None:
@@ -205,7 +205,7 @@ class Learner(Trainer):
             dtype = self.encoder.compute_dtype
             if self.frozen:  # it ends with batch norm, which has full precision
                 dtype = keras.backend.result_type(self.encoder.variable_dtype, "float32")
-            project = in_chunks(project, self.views * micro_batch, [dtype] * len(scales))
+            project = in_chunks(project, self.objective.views * micro_batch, [dtype] * len(scales))
 
         def divided(images):
             values = project([tf.convert_to_tensor(v.value) for v in variables], images)
@@ -292,18 +292,18 @@ class Learner(Trainer):
             self.probe_means[f"{name}_loss"].update_state(loss, count)
 
     def get_config(self) -> dict:
-        encoder = keras.saving.serialize_keras_object(self.encoder)
-        fields = ("classes", "frozen", "seed")
-        own = {"encoder": encoder} | {field: getattr(self, field) for field in fields}
+        own = {field: getattr(self, field) for field in ("classes", "frozen", "seed")}
+        own["encoder"] = keras.saving.serialize_keras_object(self.encoder)
         kind = type(self.objective)
-        objective = [f"{kind.__module__}:{kind.__name__}", self.objective.get_config()]
-        return super().get_config() | own | {"objective": objective}
+        own["objective"] = [f"{kind.__module__}:{kind.__name__}", self.objective.get_config()]
+        return super().get_config() | own
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Learner":
-        encoder = keras.saving.deserialize_keras_object(config["encoder"], custom_objects)
-        name, settings = config["objective"]
-        own = {"encoder": encoder, "objective": find_objective(name)(**settings)}
+        own = {"encoder": keras.saving.deserialize_keras_object(config["encoder"], custom_objects)}
+        if "objective" in config:  # a subclass may make its own
+            name, settings = config["objective"]
+            own["objective"] = find_objective(name)(**settings)
         return cls(**config | own)
 
     # Measurement

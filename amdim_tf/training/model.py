@@ -17,11 +17,6 @@ class _OfSettings(Learner):
         _, settings = config.pop("objective")
         return config | settings
 
-    @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Learner":
-        encoder = keras.saving.deserialize_keras_object(config["encoder"], custom_objects)
-        return cls(**config | {"encoder": encoder})
-
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class AMDIM(_OfSettings):

@@ -1,7 +1,5 @@
 """Keras's public methods for a model with its own objective: what they do and what they refuse."""
 
-import functools
-import inspect
 import reprlib
 import time
 from collections.abc import Callable
@@ -13,43 +11,27 @@ from keras import ops
 
 from amdim_tf import distribution
 from amdim_tf.errors import InputError
+from amdim_tf.objectives.objective import Objective
 from amdim_tf.training.labels import as_classes, fault
 from amdim_tf.training.optimizer import guarded
 from amdim_tf.typing import Tensor
-
-
-def _as_in_keras(method):
-    """Gives an override the name and the parameters of Keras's `method`, with types."""
-    signature = inspect.signature(method)
-    parameters = [each.replace(annotation=Any) for each in signature.parameters.values()]
-
-    def decorate(function):
-        wrapped = functools.wraps(method)(function)
-        wrapped.__signature__ = signature.replace(parameters=parameters, return_annotation=Any)
-        return wrapped
-
-    return decorate
 
 
 class Trainer(keras.Model):
     """A Keras model that learns from views of images, by its own objective.
 
     `Learner` documents what users pass to its methods, and adds what they need: `encoder`,
-    `classes`, `views`, `draw`, `train_step` and `test_step`.
+    `classes`, `objective`, `draw`, `train_step` and `test_step`.
 
     Attributes:
-        needs_labels: whether training needs labels.
-        least_images: the smallest valid training batch.
         to_views: called on a batch's inputs before each training step; returns the views.
         waited: seconds that training and evaluation have waited for batches.
         asked: whether this process was asked to stop.
         stop: whether any process had been asked by the end of the last step.
     """
 
-    needs_labels: bool = True
-    least_images: int = 1
     classes: int
-    views: int
+    objective: Objective
     train_function: Callable | None
     test_function: Callable | None
 
@@ -96,26 +78,28 @@ class Trainer(keras.Model):
         # Checkpoints hold all of them, with that mean first.
         return [variable for metric in super().metrics for variable in metric.variables]
 
-    @_as_in_keras(keras.Model.fit)
-    def fit(self, x=None, y=None, *args, **options):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **options: Any
+    ) -> keras.callbacks.History:
+        """As in Keras, but without weights of classes."""
         refuse(class_weight=options.get("class_weight"))
         if options.get("validation_data") is not None or options.get("validation_split"):
             self._check_classes("validation")
         self._check_labels(y, "fit")
         return super().fit(x, y, *args, **options)
 
-    @_as_in_keras(keras.Model.evaluate)
-    def evaluate(self, x=None, y=None, *args, **options):
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
+        """As in Keras."""
         self._check_labels(y, "evaluate")
         return super().evaluate(x, y, *args, **options)
 
-    @_as_in_keras(keras.Model.train_on_batch)
-    def train_on_batch(self, *args, **options):
+    def train_on_batch(self, *args: Any, **options: Any) -> Any:
+        """As in Keras, but without weights of classes."""
         refuse(class_weight=options.get("class_weight"))
         return super().train_on_batch(*args, **options)
 
-    @_as_in_keras(keras.Model.export)
-    def export(self, filepath, *args, **options):
+    def export(self, filepath: str, *args: Any, **options: Any) -> None:
+        """As in Keras; the input is by default a batch of images."""
         self._check_classes("export")
         if len(args) < 3 and "input_signature" not in options and self._image_shape:
             images = keras.InputSpec("float32", self._image_shape)
@@ -124,7 +108,7 @@ class Trainer(keras.Model):
 
     def make_train_function(self, force: bool = False) -> None:
         """As in Keras, but each batch is checked, and the wait for it is timed."""
-        if self.needs_labels:
+        if self.objective.needs_labels:
             self._check_classes("fit")
         if self.train_function and not force:
             return
@@ -230,7 +214,7 @@ class Trainer(keras.Model):
         if not self.classes:
             return inputs, None
         if labels is None:
-            if self.needs_labels or method != "fit":
+            if self.objective.needs_labels or method != "fit":
                 raise self._wrong_batch(method, "no labels")
             return inputs, None
         for each, count in zip(local(labels), images, strict=True):
@@ -250,9 +234,9 @@ class Trainer(keras.Model):
                 f"A batch of fit must be a multiple of {worker.replicas} images, so that replicas "
                 f"have equal shares (drop_remainder=True). Received: shares of {images}"
             )
-        if images[0] * worker.replicas < self.least_images:
+        if images[0] * worker.replicas < self.objective.least_images:
             raise InputError(
-                f"A batch of fit must have at least {self.least_images} images; choose a "
+                f"A batch of fit must have at least {self.objective.least_images} images; choose a "
                 "batch_size that leaves no fewer, or drop_remainder=True. "
                 f"Received: {images[0] * worker.replicas}"
             )
@@ -269,7 +253,7 @@ class Trainer(keras.Model):
             types = ", ".join(type(view).__name__ for view in views)
             raise self._wrong_batch(method, f"images of type {types}") from None
         shape = tf.TensorShape(self._image_shape)
-        if (method == "fit" and len(tensors) != self.views) or not all(
+        if (method == "fit" and len(tensors) != self.objective.views) or not all(
             x.dtype.is_floating
             and x.shape.is_compatible_with(shape)
             and x.shape[0] == tensors[0].shape[0]
@@ -289,10 +273,10 @@ class Trainer(keras.Model):
         size = self._image_shape and self._image_shape[1]
         form = "images " + (f"(B,{size},{size},3) " if size else "") + "of normalised floats"
         if method != "predict":
-            views = ", ".join(f"x{i + 1}" for i in range(self.views))
-            views = f"({views})" if self.views > 1 else views
+            views = ", ".join(f"x{i + 1}" for i in range(self.objective.views))
+            views = f"({views})" if self.objective.views > 1 else views
             given = f"({views}, labels)" if method == "fit" else "(images, labels)"
-            given += f" or ({views},)" * (method == "fit" and not self.needs_labels)
+            given += f" or ({views},)" * (method == "fit" and not self.objective.needs_labels)
             form = f"{given}, with {form}"
         if self.classes and method != "predict":
             form += (

@@ -94,7 +94,7 @@ def test_orders_hold_each_image_once_and_can_be_entered_anywhere(source, prepare
 @pytest.mark.parametrize("train_split", ["train", "train[5:55]+train[61:]"])
 def test_a_subset_is_the_same_in_memory_and_in_files(train_split, prepared, monkeypatch, tmp_path):
     """Its records, their order for training, and labels, which are read from the files once."""
-    monkeypatch.setattr(tfds_sets, "SMALL_BYTES", 0)  # of which no labels are read in advance
+    monkeypatch.setattr(tfds_sets, "SMALL_BYTES", 0)  # so no labels are read in advance
     read, read_index = [], splits._read_index
     monkeypatch.setattr(splits, "_read_index", lambda *x: read.append(0) or read_index(*x))
     places, found = np.array([3, 4, 49, 50, 88, 107]), []

@@ -161,6 +161,7 @@ print(*peaks)
 """
 
 
+@pytest.mark.long
 def test_memory_is_bounded_by_the_pixels_whatever_the_shape():
     shapes = ("1x1000000", "1000000x1", "1x33000000")
     done = subprocess.run(

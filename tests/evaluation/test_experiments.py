@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden_values import ROOT
+from long import most_long
 
 from amdim_tf.config import VARIANTS, apply_variant, fields, known_configs, load_config
 from amdim_tf.errors import InputError
@@ -108,6 +109,7 @@ def drawn_folder(path):
                 tf.io.write_file(str(file), tf.io.encode_jpeg(image))
 
 
+@pytest.mark.long
 def test_features_are_computed_once_for_all_fast_protocols(run, monkeypatch):
     collected, collect = [], features._collect
 
@@ -145,6 +147,7 @@ def test_transfer_to_other_images_than_the_encoders(run, tmp_path):
     assert set(results["knn"]["accuracy"]["per_class"]) == {"bright", "dark"}
 
 
+@pytest.mark.long
 def test_an_encoder_from_images_without_classes(tmp_path):
     drawn_folder(tmp_path / "drawn")
     (tmp_path / "images").mkdir()
@@ -163,6 +166,7 @@ def test_an_encoder_from_images_without_classes(tmp_path):
         train(config, tmp_path / "other", str(tmp_path / "images"))
 
 
+@pytest.mark.long
 def test_supervised_training(tmp_path):
     config = apply_variant(small(steps=60, ndf=4, learning_rate=1e-3), "supervised")
     accuracy = train(config, tmp_path, baselines=False)["accuracy"]["beside"]
@@ -268,7 +272,7 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("case", most_long(REFUSALS, 3))
 def test_refusals_are_one_sentence(case, tmp_path):
     command, arguments, expected = REFUSALS[case]
     (tmp_path / "empty").mkdir()

@@ -69,6 +69,7 @@ def drawn(tmp_path_factory):
     plt.close("all")
 
 
+@pytest.mark.long
 def test_pictures_can_be_read(drawn):
     path, _, figures = drawn
     panels = {"retrieval": 4 * 16, "views": 5 * 5, "segmentation": 5 * 7, "map": 1, "curves": 3}
@@ -86,6 +87,7 @@ def test_pictures_can_be_read(drawn):
         check_texts(figure, name)
 
 
+@pytest.mark.long
 def test_pictures_while_training(drawn):
     path, *_ = drawn
     (events,) = (path / "pictures").glob("events.*")
@@ -114,6 +116,7 @@ def check_texts(figure, name):
         assert not first.overlaps(second), (name, a, b)
 
 
+@pytest.mark.long
 def test_the_report(drawn):
     path, report, _ = drawn
     assert json.loads((path / "pictures" / "report.json").read_text()) == report
@@ -125,6 +128,7 @@ def test_the_report(drawn):
         assert 0.5 <= found["top_bottom"] <= 1 and 0.5 <= found["left_right"] <= 1
 
 
+@pytest.mark.long
 def test_what_cannot_be_shown_is_refused(drawn):
     path, *_ = drawn
     config = load_config("photo_pairs")

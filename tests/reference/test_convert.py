@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden_values import GOLDEN, SIZES, Golden, relative_error
+from long import most_long
 from PIL import Image
 
 from amdim_tf.config import load_config
@@ -43,7 +44,7 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=most_long(SIZES, 3))
 def converted(request, tmp_path_factory):
     """Golden values of a size, and the run that its checkpoint became."""
     run = tmp_path_factory.mktemp("converted") / "run"

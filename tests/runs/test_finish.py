@@ -34,6 +34,7 @@ def whole(tmp_path_factory):
     return train(small(), tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.long
 def test_what_fails_costs_its_row_and_is_tried_again(whole, tmp_path, monkeypatch):
     """The export, a row, and the process between two rows."""
     found = []
@@ -80,6 +81,7 @@ def test_what_fails_costs_its_row_and_is_tried_again(whole, tmp_path, monkeypatc
     assert f"{whole['accuracy']['untrained']['linear']:.3f}" in card
 
 
+@pytest.mark.long
 def test_baselines_can_be_left_out_and_come_later(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(finish, "export", lambda *_: None)
     result = train(small(), tmp_path, baselines=False)
@@ -89,6 +91,7 @@ def test_baselines_can_be_left_out_and_come_later(whole, tmp_path, monkeypatch):
     assert result["accuracy"] == whole["accuracy"] and list(result["accuracy"]) == list(ROWS)
 
 
+@pytest.mark.long
 def test_raw_pixels_are_few_small_and_said_to_be(tmp_path, monkeypatch):
     pixels, measured = [], finish.raw_pixels
 

@@ -110,6 +110,7 @@ def test_another_job_is_refused(encoder, images, tmp_path):
             embed(Job(encoder, str(tmp_path), "parquet", source, path))
 
 
+@pytest.mark.long
 def test_tfrecords_by_beam(encoder, images, tmp_path):
     """TFRecords in and out, with and without names, in a pipeline on the direct runner."""
     pytest.importorskip("apache_beam")

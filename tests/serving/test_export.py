@@ -190,6 +190,7 @@ def test_a_version_carries_what_a_server_and_people_need(exported):
     assert json.loads((folder / METADATA).read_text())["class_names"] == list(CLASSES)
 
 
+@pytest.mark.long
 def test_versions_count_up_and_stay(exported, tmp_path):
     model, config, _ = exported
     target = export(model, config, tmp_path, version=7)
@@ -336,6 +337,7 @@ def test_nothing_is_published_that_fails_its_check(exported, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == [".unfinished.1"]
 
 
+@pytest.mark.long
 def test_killed_at_any_instant_an_export_is_whole_or_absent(exported, tmp_path):
     model, _, folder = exported
     script = TESTS / "kill_exports.py"

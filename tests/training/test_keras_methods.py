@@ -1,16 +1,15 @@
 """`AMDIM` and `Classifier` under Keras's public methods: what they do, and what they refuse."""
 
-import doctest
 import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from long import most_long
 
 from amdim_tf import Encoder, InputError
 from amdim_tf.encoders import batch_norm
-from amdim_tf.training import model as model_module
 from amdim_tf.training.labels import as_classes, fault
 from amdim_tf.training.model import AMDIM, Classifier
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
@@ -148,6 +147,7 @@ def test_labels_of_a_model_without_classes_are_not_looked_at():
         tiny(Classifier, classes=0).fit(VIEWS, LABELS, **QUIET)
 
 
+@pytest.mark.long
 def test_views_in_every_form():
     """Arrays, datasets and generators, with labels or without."""
 
@@ -191,7 +191,7 @@ def test_what_are_no_views_is_refused(amdim):
             call()
 
 
-@pytest.mark.parametrize("steps", [2, 3, 7])
+@pytest.mark.parametrize("steps", most_long([7, 2, 3], 3))
 def test_several_steps_per_execution_see_every_batch(steps):
     models = tiny(), tiny(compiled=EAGER | {"steps_per_execution": steps})
     batches, executions = dataset(VIEWS, LABELS, batch=2), []
@@ -343,12 +343,13 @@ def with_options():
     return model
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", most_long(MODELS, 4))
 def test_saved_models_train_on_as_if_they_had_not_been_saved(name, tmp_path):
     model = MODELS[name]()
     size = model.encoder.image_size
     views = tuple(GENERATOR.normal(size=(2, 4, size, size, 3)).astype("float32"))
-    data = dataset(views[: model.views] if model.views > 1 else views[0], LABELS[:4], batch=2)
+    several = model.objective.views
+    data = dataset(views[:several] if several > 1 else views[0], LABELS[:4], batch=2)
     model.fit(data, **QUIET)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -380,11 +381,12 @@ def test_weights_copies_and_exports(amdim, tmp_path):
     assert f"Trainable params: {trained:,}" in "\n".join(lines)
 
 
+@pytest.mark.long
 def test_one_image_alone_leaves_no_nan(amdim):
     """A last batch of one image, and batches of one, see the running averages of batch norm."""
     for batch_size in (3, 1):  # of ten images
         for model in (tiny(Classifier), tiny(Classifier, frozen=True, views=1)):
-            views = VIEWS[: model.views] if model.views > 1 else IMAGES
+            views = VIEWS[: model.objective.views] if model.objective.views > 1 else IMAGES
             logs = model.fit(views, LABELS, batch_size=batch_size, **QUIET).history
             assert logs["skipped"] == [0.0]
             assert all(np.isfinite(values).all() for values in (*state(model), *logs.values()))
@@ -410,11 +412,3 @@ def test_batch_norm_of_one_row_is_that_of_inference():
     np.testing.assert_allclose(layer(row, training=True), expected, rtol=1e-6)
     for ours, theirs in zip(layer.non_trainable_weights, averages, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-
-
-def test_the_examples_of_the_docstrings_run():
-    found = [test for test in doctest.DocTestFinder().find(model_module) if test.examples]
-    assert found
-    for test in found:
-        test.globs |= {"Encoder": Encoder, "AdamL2": AdamL2}
-        assert doctest.DocTestRunner().run(test).failed == 0, test.name
