@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "AMDIM": "training.model",
+    "Backbone": "encoders.backbone",
     "Encoder": "encoders.amdim",
     "InputError": "errors",
     "Preprocess": "data.preprocess",

@@ -1,4 +1,4 @@
-"""What docs/extending.md says holds: an objective and a protocol from files outside the package."""
+"""What docs/extending.md says holds: contracts kept by files outside of the package."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.objectives.objective import find_objective
 from amdim_tf.runs.training import train
 from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build_encoder
 from amdim_tf.training.callbacks import Progress
 from amdim_tf.training.run_directory import load_model
 
@@ -83,6 +84,11 @@ def test_the_protocol_measures_a_run(run):
     for result in found.values():
         assert 0.2 < result["accuracy"]["top1"] < 1  # of 14 classes
     assert (run / "evaluation" / "photo_patches-centroids_Centroids.json").exists()
+
+
+def test_the_encoder_has_maps(folder):
+    scales = build_encoder(config(encoder="three_stages:three_stages")).scales
+    assert scales == {1: 128, 4: 128, 8: 64, 16: 32}
 
 
 @pytest.mark.long

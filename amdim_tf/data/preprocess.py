@@ -15,13 +15,13 @@ from amdim_tf.typing import Tensor
 class Preprocess(keras.layers.Layer):
     """Images (N,H,W,3) uint8, or float in [0, 255], to normalised ones (N,S,S,3) float32.
 
-    The short side becomes 32, 70 or 146 pixels, bicubic, and the centre of S is kept: the test-time
-    transform. Images are of any size up to 2**25 pixels. An empty batch, another rank, other
-    channels, numbers that are not finite and floats in [0, 1] end in
+    The short side becomes that of `views.SHORT_SIDE`, bicubic, and the centre of S is kept: the
+    test-time transform. Images are of any size up to 2**25 pixels. An empty batch, another rank,
+    other channels, numbers that are not finite and floats in [0, 1] end in
     `tf.errors.InvalidArgumentError`.
 
     Args:
-        image_size: S, one of 32, 64, 128.
+        image_size: S.
         mean, std: what normalises pixels in [0, 1], per channel.
 
     Example:

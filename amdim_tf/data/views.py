@@ -17,7 +17,8 @@ from amdim_tf.errors import InputError
 from amdim_tf.typing import Tensor
 
 GEOMETRIES = ("translate", "crop", "none")
-# Short side to which test images are resized before their centre is cropped.
+# Short side to which test images are resized before their centre is cropped; for other sizes 8/7
+# of them, as 256 is of 224.
 SHORT_SIDE = {32: 32, 64: 70, 128: 146}
 TRANSLATION = 4
 
@@ -197,11 +198,11 @@ def recolor(views: Tensor, policy: Policy, draws: Tensor) -> Tensor:
 
 
 def center(images: Tensor, size: int) -> Tensor:
-    """The test-time transform: short side to 32, 70 or 146 pixels, bicubic, then the centre.
+    """The test-time transform: short side to `SHORT_SIDE`, bicubic, then the centre.
 
     Args:
         images: (B,H,W,3) uint8 or float in [0, 255].
-        size: 32, 64 or 128.
+        size: side of the result, in pixels.
 
     Returns:
         (B,size,size,3) float32 in [0, 255].
@@ -239,7 +240,7 @@ def central(images: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     [3, 40, 50]
     """
     height, width = tf.unstack(tf.shape(images, tf.int64)[1:3])
-    short = SHORT_SIDE[size]
+    short = SHORT_SIDE.get(size, size * 8 // 7)
     # The kernel reaches over less, in pixels of the resized image.
     margin = 3 * short
 

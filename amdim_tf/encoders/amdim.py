@@ -4,6 +4,7 @@ Nothing is padded, so a location of f7 depends only on its own patch of the imag
 receptive fields that would make the prediction of f7 from f1 trivial do not arise.
 """
 
+import itertools
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.typing import Tensor
 
-IMAGE_SIZES = (32, 64, 128)
+IMAGE_SIZES = (32, 64, 128, 256)
 
 
 def fan_in_uniform() -> keras.Initializer:
@@ -192,11 +193,12 @@ class Encoder(ImageEncoder):
     pixels and 8*ndf for larger ones.
 
     Args:
-        image_size: S, one of 32, 64, 128.
+        image_size: S, one of 32, 64, 128, 256.
         ndf: channels of the first layer.
         nrkhs: channels of f1, at least c.
         ndepth: residual layers in each block.
         use_bn: batch norm inside the residual layers and on f7; f1 always has it.
+        channels: channels of an image.
 
     Raises:
         InputError: a size that leaves no 7x7, 5x5 and 1x1 features, or an impossible width.
@@ -207,6 +209,9 @@ class Encoder(ImageEncoder):
     TensorShape([4, 7, 7, 64])
     """
 
+    # Runs of all versions hold phi5 and phi7, whatever their tasks.
+    embedded = (5, 7)
+
     def __init__(
         self,
         image_size: int = 32,
@@ -214,12 +219,13 @@ class Encoder(ImageEncoder):
         nrkhs: int = 256,
         ndepth: int = 2,
         use_bn: bool = False,
+        channels: int = 3,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_encoder(image_size, ndf, nrkhs, ndepth)
         self.image_size, self.ndf, self.nrkhs = image_size, ndf, nrkhs
-        self.ndepth, self.use_bn = ndepth, use_bn
+        self.ndepth, self.use_bn, self.channels = ndepth, use_bn, channels
 
         def residual(filters, width, name):
             return ResidualLayer(filters, width, use_bn=use_bn, name=name, dtype=self.dtype_policy)
@@ -237,9 +243,8 @@ class Encoder(ImageEncoder):
         blocks = [(2, 4, 2), (4, 2, 2)] if small else [(2, 4, 2), (4, 4, 2), (8, 2, 2)]
         top = blocks[-1][0]
 
-        self.stem = [conv(3)]
-        if image_size == 128:
-            self.stem.insert(0, conv(5, stride=2, reflect=2, name="conv_half"))
+        halvings = {128: ["conv_half"], 256: ["conv_half", "conv_quarter"]}.get(image_size, [])
+        self.stem = [conv(5, stride=2, reflect=2, name=name) for name in halvings] + [conv(3)]
         self.to_7x7 = [block(*sizes, name=f"block{i + 1}") for i, sizes in enumerate(blocks)]
         if small:
             self.to_7x7.insert(0, residual(ndf, 1, "residual"))
@@ -251,7 +256,7 @@ class Encoder(ImageEncoder):
         self.bn1 = BatchNorm(
             name="bn1", dtype=keras.backend.result_type(self.variable_dtype, "float32")
         )
-        self.build((None, image_size, image_size, 3))
+        self.build((None, image_size, image_size, channels))
 
     def build(self, input_shape: tuple) -> None:
         self.call(keras.KerasTensor(input_shape))  # symbolic: each layer builds where it is used
@@ -273,6 +278,22 @@ class Encoder(ImageEncoder):
         f1 = self.to_1x1(self.to_3x3(f5, **mode), **mode)
         return {"f1": f1, "f5": f5, "f7": f7}
 
+    @property
+    def phrase(self) -> str:
+        return f"ndf {self.ndf}, nrkhs {self.nrkhs}, ndepth {self.ndepth}"
+
+    def freeze(self, stages: int) -> None:
+        each: list[list] = [self.stem, *([block] for block in self.to_7x7)]
+        each[-1].extend([self.bn7] if self.bn7 else [])
+        each += [[self.to_5x5], [self.to_3x3], [self.to_1x1, self.bn1]]
+        if stages > len(each):
+            raise InputError(
+                f"freeze must be at most {len(each)}, the stages of the encoder. "
+                f"Received: freeze={stages}"
+            )
+        for layer in itertools.chain(*each[:stages]):
+            layer.trainable = False
+
     def receptive_field(self, n: int) -> tuple[int, int, int]:
         layers = [*self.stem, *self.to_7x7]
         layers += {7: [], 5: [self.to_5x5], 1: [self.to_5x5, self.to_3x3, self.to_1x1]}[n]
@@ -288,7 +309,7 @@ class Encoder(ImageEncoder):
         return ops.squeeze(self.bn1(f1, training=training, views=views), axis=(1, 2))
 
     def get_config(self) -> dict:
-        fields = ("image_size", "ndf", "nrkhs", "ndepth", "use_bn")
+        fields = ("image_size", "ndf", "nrkhs", "ndepth", "use_bn", "channels")
         return super().get_config() | {field: getattr(self, field) for field in fields}
 
 

@@ -1,5 +1,8 @@
 """Batch normalisation that normalises each view of a batch by itself."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -7,6 +10,28 @@ from keras import ops
 
 from amdim_tf.distribution import all_mean, replicas
 from amdim_tf.typing import Tensor
+
+
+class _Batch(threading.local):  # replicas are traced by threads of their own
+    views = 1
+
+
+_batch = _Batch()
+
+
+@contextlib.contextmanager
+def views_in_batch(views: int) -> Iterator[None]:
+    """Tells the `BatchNorm` layers of models that pass no `views` on how many a batch holds.
+
+    Example:
+    >>> with views_in_batch(2):
+    ...     y = BatchNorm()(keras.ops.ones((8, 16)), training=True)
+    """
+    before, _batch.views = _batch.views, views
+    try:
+        yield
+    finally:
+        _batch.views = before
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
@@ -31,12 +56,19 @@ class BatchNorm(keras.layers.BatchNormalization):
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
-    def call(self, inputs: Tensor, training: bool = False, views: int = 1) -> Tensor:
-        """Normalises `inputs` (V*B,...,C); `views` is V, the number of views in the batch."""
+    def call(
+        self,
+        inputs: Tensor,
+        training: bool = False,
+        views: int | None = None,
+        mask: None = None,
+    ) -> Tensor:
+        """Normalises `inputs` (V*B,...,C); `views` is V, by default that of `views_in_batch`."""
+        several = views or _batch.views
         if not (training and self.trainable):
             return super().call(inputs, training=False)
         dtype = keras.backend.result_type(inputs.dtype, "float32")
-        x = ops.reshape(ops.cast(inputs, dtype), (views, -1, *inputs.shape[1:]))
+        x = ops.reshape(ops.cast(inputs, dtype), (several, -1, *inputs.shape[1:]))
         axes = list(range(1, x.ndim - 1))
         count = ops.cast(replicas() * ops.size(x[0]) / inputs.shape[-1], dtype)
         alone = count < 2
@@ -45,11 +77,12 @@ class BatchNorm(keras.layers.BatchNormalization):
         x = x - mean
         variance = all_mean(ops.mean(ops.square(x), axes, keepdims=True))
         variance = ops.where(alone, self.moving_variance, variance)
-        for view in range(views):
+        for view in range(several):
             unbiased = variance[view] * count / ops.maximum(count - 1, 1)
             self._update(self.moving_mean, mean[view])
             self._update(self.moving_variance, unbiased)
-        x = x * (self.gamma * ops.rsqrt(variance + self.epsilon)) + self.beta
+        scale, beta = ops.rsqrt(variance + self.epsilon), self.beta if self.center else 0
+        x = x * (self.gamma * scale if self.scale else scale) + beta
         return ops.cast(ops.reshape(x, ops.shape(inputs)), inputs.dtype)
 
     def _update(self, average, value):

@@ -1,4 +1,4 @@
-"""Convolutions; one with windows that do not overlap is a product of two matrices."""
+"""Convolutions: one that may be a product of two matrices, and one in groups without XLA."""
 
 from typing import Any
 
@@ -36,3 +36,33 @@ class Convolution(keras.layers.Conv2D):
         windows = ops.reshape(windows, (-1, high * wide * channels))
         product = ops.matmul(windows, ops.reshape(kernel, (-1, self.filters)))
         return ops.reshape(product, (-1, rows, columns, self.filters))
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class GroupedConvolution(keras.layers.Conv2D):
+    """Keras's Conv2D with several groups of channels, which on CPUs is otherwise one of XLA.
+
+    A model server refuses what only XLA runs.
+
+    Example:
+    >>> GroupedConvolution(16, 3, groups=8)(keras.ops.zeros((4, 14, 14, 8))).shape
+    TensorShape([4, 12, 12, 16])
+    """
+
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        options = {
+            "strides": self.strides,
+            "padding": self.padding,
+            "dilation_rate": self.dilation_rate,
+            "data_format": "channels_last",
+        }
+        channels = inputs.shape[-1]
+        if self.groups == channels:
+            kernel = ops.reshape(kernel, (*self.kernel_size, channels, -1))
+            return ops.depthwise_conv(inputs, kernel, **options)
+        pairs = zip(
+            ops.split(inputs, self.groups, axis=-1),
+            ops.split(kernel, self.groups, axis=-1),
+            strict=True,
+        )
+        return ops.concatenate([ops.conv(x, k, **options) for x, k in pairs], axis=-1)

@@ -2,16 +2,24 @@
 
 import keras
 
+from amdim_tf.errors import InputError
 from amdim_tf.typing import Tensor
 
 
 class ImageEncoder(keras.Model):
-    """Normalised images (B,S,S,3) to `f1` (B,nrkhs) and maps of features `f<n>` (B,n,n,c).
+    """Normalised images (B,S,S,C) to `f1` (B,nrkhs) and maps of features `f<n>` (B,n,n,c).
 
     A call is the `trunk`, then the `head`. Several devices and micro-batches run the trunk by
     itself, so unless `use_bn` an image may not see the others there.
 
-    A subclass sets `image_size`, S, and `nrkhs`, and has `trunk`.
+    A subclass sets `image_size`, S, and `nrkhs`, the width of f1, and has `trunk`.
+
+    Attributes:
+        channels: C, channels of an image.
+        use_bn: whether the trunk has batch norm.
+        normalisation: (mean, std) of pixels in 0..1, by channel, that the encoder expects of its
+            images; None for those of the data that it is trained on.
+        embedded: scales that an objective embeds whether a task names them or not.
 
     Example:
     >>> class Pooled(ImageEncoder):
@@ -26,14 +34,23 @@ class ImageEncoder(keras.Model):
 
     image_size: int
     nrkhs: int
+    channels: int = 3
     use_bn: bool = False
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    embedded: tuple[int, ...] = ()
 
     @property
     def scales(self) -> dict[int, int]:
-        """{n: channels of f<n>}."""
-        images = keras.KerasTensor((None, self.image_size, self.image_size, 3))
+        """{n: channels of f<n>}, from the smallest n on."""
+        images = keras.KerasTensor((None, self.image_size, self.image_size, self.channels))
         features = self.compute_output_spec(images)
-        return {int(name[1:]): feature.shape[-1] for name, feature in features.items()}
+        widths = {int(name[1:]): feature.shape[-1] for name, feature in features.items()}
+        return dict(sorted(widths.items()))
+
+    @property
+    def phrase(self) -> str:
+        """What the encoder is, in a phrase."""
+        return ", ".join(f"f{n}" for n in self.scales)
 
     def trunk(self, images: Tensor, training: bool = False, views: int = 1) -> dict:
         """Features of V*B images as `call` has them, except `f1`, which is as the `head` takes it.
@@ -51,6 +68,15 @@ class ImageEncoder(keras.Model):
         """Encodes `images` (V*B,S,S,3): V views of B images, each normalised by itself."""
         features = self.trunk(images, training=training, views=views)
         return features | {"f1": self.head(features["f1"], training=training, views=views)}
+
+    def freeze(self, stages: int) -> None:
+        """Has the first `stages` of the encoder not trained.
+
+        Raises:
+            InputError: the encoder has fewer stages.
+        """
+        if stages:
+            raise InputError(f"freeze must be 0 for this encoder. Received: freeze={stages}")
 
     def receptive_field(self, n: int) -> tuple[int, int, int] | None:
         """What location (i,j) of f<n> sees: rows from `start + i * stride` on, `size` many.

@@ -1,5 +1,8 @@
 """What a model finds at which location of an image: scores and posteriors (Figure 2)."""
 
+import re
+from collections.abc import Collection
+
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
@@ -15,6 +18,12 @@ BATCH = 64
 def offered(model: Learner, images: np.ndarray) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the features that `model` has for two of the `images` (N,S,S,3)."""
     return {name: tuple(x.shape) for name, x in model.features(images[:2]).items()}
+
+
+def scored(offered: Collection[str]) -> list[int]:
+    """The scales n > 1 whose embeddings r<n> are among the features `offered`, ascending."""
+    found = (re.fullmatch(r"r(\d+)", name) for name in offered)
+    return sorted(int(match[1]) for match in found if match and match[1] != "1")
 
 
 def feature(model: Learner, images: np.ndarray, name: str) -> np.ndarray:
@@ -52,18 +61,19 @@ def posteriors(model: Learner, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
         x1, x2: views (N,S,S,3), normalised; N is at least 2.
 
     Returns:
-        (N,k,7,7), which sums to one over components. The negatives are the other images of the
-        batch.
+        (N,k,m,m), which sums to one over components, at the largest scale m that f1 predicts. The
+        negatives are the other images of the batch.
     """
     found, objective = [], model.objective
     assert isinstance(objective, Amdim)  # no other has a mixture
+    m = max(m for n, m in objective.tasks if n == 1)
     for chunk in np.array_split(np.arange(len(x1)), max(len(x1) // BATCH, 1)):
         components = np.moveaxis(np.asarray(model.features(x1[chunk])["mixture"]), 1, 0)
-        consequents = np.asarray(model.features(x2[chunk])["r7"])
-        consequents = consequents.reshape(len(chunk), 49, -1)
+        consequents = np.asarray(model.features(x2[chunk])[f"r{m}"])
+        consequents = consequents.reshape(len(chunk), m * m, -1)
         losses, _ = nce(components, consequents, objective.clip, objective.regulariser)
         q = np.asarray(posterior(losses, objective.tau))
-        found.append(np.moveaxis(q, 0, 1).reshape(len(chunk), -1, 7, 7))
+        found.append(np.moveaxis(q, 0, 1).reshape(len(chunk), -1, m, m))
     return np.concatenate(found)
 
 
@@ -71,15 +81,15 @@ def separation(q: np.ndarray) -> np.ndarray:
     """How well the likeliest components tell the left half of an image from the right, (N,).
 
     A component belongs to the half that has most of its locations. The result is the fraction of
-    the 7x7 locations, without the middle column, that lie in the half of their component: 1 if no
+    the locations, without a middle column, that lie in the half of their component: 1 if no
     component is in both halves, 1/2 for a single component.
 
     Args:
-        q: posteriors (N,k,7,7), see `posteriors`.
+        q: posteriors (N,k,m,m), see `posteriors`.
     """
-    best = q.argmax(1)
-    left, right = best[:, :, :3], best[:, :, 4:]
+    best, half = q.argmax(1), q.shape[-1] // 2
+    left, right = best[:, :, :half], best[:, :, -half:]
     most = sum(
         np.maximum((left == j).sum((1, 2)), (right == j).sum((1, 2))) for j in range(q.shape[1])
     )
-    return most / 42
+    return most / (left.size + right.size) * len(q)

@@ -89,25 +89,27 @@ def draw(
         return np.clip(images * np.array(config.std) + config.mean, 0, 1)
 
     offered = maps.offered(model, shown.images)
+    scored = maps.scored(offered)
     f1 = maps.feature(model, shown.images, "f1")
     places, cosines = maps.neighbours(f1, NEIGHBOURS)
     rows = []
     for query in range(QUERIES):
         chosen, scores = [query, *places[query]], None
-        if "r7" in offered:
-            found = maps.feature(model, shown.images[chosen], "r7")
-            scores = maps.matching(f1[query], found)
+        if scored:
+            r1, r = (maps.feature(model, shown.images[chosen], f"r{n}") for n in (1, scored[-1]))
+            scores = maps.matching(r1[0], r)
         rows.append((pixels(shown.images[chosen]), scores, cosines[query]))
     yield "retrieval", retrieval(frame, rows)
 
     x1, x2 = shown.x1[:PAIRS], shown.x2[:PAIRS]
-    if {"r1", "r5", "r7"} <= offered.keys():
-        r1, r5, r7 = (maps.feature(model, x1, name) for name in ("r1", "r5", "r7"))
-        matches = {
-            (1, 7): maps.matching(r1, maps.feature(model, x2, "r7")),
-            (7, 7): maps.matching(r7[:, 3, 3], maps.feature(model, x2, "r7")),
-            (5, 5): maps.matching(r5[:, 2, 2], maps.feature(model, x2, "r5")),
-        }
+    if scored:
+        smallest, largest = scored[0], scored[-1]
+        matches = {}
+        for n, m in ((1, largest), (largest, largest), (smallest, smallest)):
+            antecedents = maps.feature(model, x1, f"r{n}")
+            if n > 1:
+                antecedents = antecedents[:, n // 2, n // 2]
+            matches[n, m] = maps.matching(antecedents, maps.feature(model, x2, f"r{m}"))
         yield "views", views(frame, pixels(x1), pixels(x2), matches)
 
     if "mixture" in offered:
@@ -141,7 +143,7 @@ def retrieval(frame: Frame, rows: Sequence[tuple]) -> Figure:
     """Queries with their nearest images (Figure 2 a, b).
 
     Args:
-        rows: for each query (images (1+K,S,S,3), scores (1+K,7,7), similarities (K,)), with the
+        rows: for each query (images (1+K,S,S,3), scores (1+K,n,n), similarities (K,)), with the
             query first. The scores are None if the model has none.
     """
     scored = rows[0][1] is not None
@@ -157,7 +159,8 @@ def retrieval(frame: Frame, rows: Sequence[tuple]) -> Figure:
     title = "Queries, their nearest images by cosine of f1"
     figure.suptitle(title + ", and where these match the query's f1" * scored)
     if scored:
-        bar(figure, drawn, axes, "matching score of the query's f1 with each f7")
+        n = len(rows[0][1][0])
+        bar(figure, drawn, axes, f"matching score of the query's f1 with each f{n}")
     return figure
 
 
@@ -169,7 +172,7 @@ def views(
     Args:
         x1, x2: (N,S,S,3).
         maps: {(n, m): scores (N,m,m)} of an antecedent in x1 with the locations of x2. The
-            antecedent is f1, or f5 or f7 at the middle location.
+            antecedent is f1, or f<n> at the middle location.
     """
     figure, axes = grid(len(x1), 2 + len(maps), 1.7, 1.75)
     for i, row in enumerate(axes):
@@ -200,7 +203,7 @@ def segmentation(
 
     Args:
         x1, x2: (N,S,S,3).
-        posteriors: {title: (N,k,7,7)}; the components of the first have a column each, too.
+        posteriors: {title: (N,k,n,n)}; the components of the first have a column each, too.
     """
     trained = next(iter(posteriors.values()))
     k = trained.shape[1]
@@ -218,7 +221,8 @@ def segmentation(
     bar(figure, drawn, axes[:, 2 : 2 + k], "posterior q", "horizontal")
     names = [Patch(color=COLOURS[j], label=f"component {j + 1}") for j in range(k)]
     figure.legend(handles=names, loc="outside lower left", fontsize=8, ncols=k)
-    figure.suptitle("Which component of x1 accounts for each f7 of x2", fontsize=11)
+    n = trained.shape[-1]
+    figure.suptitle(f"Which component of x1 accounts for each f{n} of x2", fontsize=11)
     return figure
 
 

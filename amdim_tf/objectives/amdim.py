@@ -18,15 +18,20 @@ from amdim_tf.typing import Config, Tensor
 
 
 class Amdim(Objective):
-    """The multiscale NCE between two views, of f1, f5 and f7 as phi embeds them.
+    """The multiscale NCE between two views, of f1 and maps of features as phi embeds them.
+
+    phi_n embeds the map of each scale that a task names. f1 is its own embedding if it has as many
+    dimensions as they have; otherwise phi_1 embeds it.
 
     Args:
-        tasks: n-to-m tasks, see `multiscale.parse_tasks`.
+        tasks: n-to-m tasks, see `multiscale.parse_tasks`; by default those of
+            `multiscale.default_tasks` for the encoder.
         clip, regulariser: see `nce.nce`.
         score_bytes: see `multiscale.multiscale_nce`.
         components: k, how many mixture features replace f1 as antecedents; 0 keeps f1. See
             `mixture`.
         tau: inverse temperature of their posterior.
+        nrkhs: dimensions of the embeddings; by default those of f1.
 
     Example:
     >>> from amdim_tf.encoders.amdim import Encoder
@@ -39,30 +44,34 @@ class Amdim(Objective):
     ['nce_1-5', 'nce_5-5', 'regulariser']
     """
 
-    # A single image has no negatives.
-    least_images, scales = 2, multiscale.SCALES
+    least_images = 2  # a single image has no negatives
 
     def __init__(
         self,
-        tasks: str = "1-5,1-7,5-5",
+        tasks: str | None = None,
         clip: float | None = 20.0,
         regulariser: float = 5e-2,
         score_bytes: int = 2**28,
         components: int = 0,
         tau: float = 1.0,
+        nrkhs: int | None = None,
     ):
-        self.tasks = multiscale.parse_tasks(tasks)
+        self.tasks = multiscale.parse_tasks(tasks) if tasks else ()
         self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
-        self.components, self.tau = components, tau
+        self.components, self.tau, self.nrkhs = components, tau, nrkhs or 0
         self.mixture: Mixture | None = None
+        self.phis: dict[int, Phi] = {}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
         names = [f"{n}-{m}" for n, m in self.tasks]
-        mixed = [f"entropy_{n}-{m}" for n, m in self.tasks if components and n == 1]
+        mixed = [f"entropy_{n}-{m}" for n, m in self.tasks if self.components and n == 1]
         bounds = [f"{kind}_{name}" for kind in ("nce", "bound") for name in names]
-        self.metrics = ("loss", "regulariser", *bounds, *mixed)
+        return ("loss", "regulariser", *bounds, *mixed)
 
     @classmethod
     def check(cls, config: Config) -> None:
-        tasks = multiscale.parse_tasks(config.tasks)
+        tasks = multiscale.parse_tasks(config.tasks) if config.tasks else ((1, 1),)
         if config.mixture_components and not any(n == 1 for n, _ in tasks):
             raise InputError(
                 "mixture_components must be 0 unless tasks include one from scale 1. "
@@ -79,29 +88,35 @@ class Amdim(Objective):
             config.score_megabytes * 2**20,
             config.mixture_components,
             config.mixture_tau,
+            config.nrkhs,
         )
 
     def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
         super().build(encoder)
-        channels = encoder.scales
+        widths = encoder.scales
+        self.tasks = self.tasks or multiscale.default_tasks(widths)
+        multiscale.parse_tasks(multiscale.tasks_text(self.tasks), widths)
+        self.nrkhs = self.nrkhs or encoder.nrkhs
         options = {"dtype": encoder.dtype_policy}
-        self.phi5, self.phi7 = (
-            Phi(encoder.nrkhs, encoder.use_bn, name=f"phi{n}", **options) for n in (5, 7)
-        )
-        for n, phi in ((5, self.phi5), (7, self.phi7)):
-            phi.build((None, n, n, channels[n]))
+        named = {n for task in self.tasks for n in task}
+        for n in sorted(named | {*encoder.embedded}):
+            if n == 1 and encoder.nrkhs == self.nrkhs:
+                continue  # phi_1 is the identity
+            phi = self.phis[n] = Phi(self.nrkhs, encoder.use_bn, name=f"phi{n}", **options)
+            phi.build((None, n, n, widths[n]))
             # A phi that no task scores gets no gradient.
-            phi.trainable = any(n in task for task in self.tasks)
-        layers = {"phi5": self.phi5, "phi7": self.phi7}
+            phi.trainable = n in named
+        self.scales = (1, *(n for n in self.phis if n > 1))
+        layers: dict[str, keras.layers.Layer] = {phi.name: phi for phi in self.phis.values()}
         if self.components:
             self.mixture = Mixture(self.components, name="mixture", **options)
-            self.mixture.build((None, encoder.nrkhs))
+            self.mixture.build((None, self.nrkhs))
             layers["mixture"] = self.mixture
         return layers
 
     @property
     def projection(self) -> tuple[keras.layers.Layer, ...]:
-        return self.phi5, self.phi7
+        return tuple(phi for n, phi in self.phis.items() if n > 1)
 
     def draw(self, seed: int, step: Tensor, batch: int) -> dict[int, Tensor]:
         """One flat location per scale, view and image of this replica: {n: (2,batch) int32}.
@@ -109,33 +124,36 @@ class Amdim(Objective):
         Locations are uniform. An image of the global batch has the same ones for any number of
         replicas.
         """
-        step = ops.cast(step, "int32")
-        first = distribution.first_image(batch)
-        return {
-            n: tf.random.stateless_uniform(
-                (2, batch * distribution.replicas()), (seed, step * 8 + n), 0, n * n, tf.int32
-            )[:, first : first + batch]
-            for n in multiscale.antecedent_scales(self.tasks)
-        }
+        first, images = distribution.first_image(batch), batch * distribution.replicas()
+        drawn = {}
+        for n in multiscale.antecedent_scales(self.tasks):
+            own = (seed, ops.cast(step, "int32") * 8 + n % 8)
+            if n >= 8:  # which would be another step's
+                own = tf.random.experimental.stateless_fold_in(own, n)
+            drawn[n] = tf.random.stateless_uniform((2, images), own, 0, n * n, tf.int32)
+        return {n: each[:, first : first + batch] for n, each in drawn.items()}
 
     def project(
         self, features: dict[str, Tensor], training: bool = False, views: int = 1
     ) -> dict[int, Tensor]:
         mode: dict[str, Any] = {"training": training, "views": views}
-        return {
-            1: features["f1"],
-            5: self.phi5.project(features["f5"], **mode),
-            7: self.phi7.project(features["f7"], **mode),
-        }
+        maps = {n: self.phis[n].project(features[f"f{n}"], **mode) for n in self.scales if n > 1}
+        return {1: features["f1"]} | maps
 
     def normalise(
         self, projected: dict[int, Tensor], training: bool = False, views: int = 1
     ) -> dict[int, Tensor]:
-        """Embeddings {1: (V*B,nrkhs), 5: (V*B,5,5,nrkhs), 7: (V*B,7,7,nrkhs)} of V views."""
+        """{1: f1, n: embeddings (V*B,n,n,nrkhs)} of V views."""
         mode: dict[str, Any] = {"training": training, "views": views}
-        norms = {5: self.phi5.bn, 7: self.phi7.bn}
         embeddings = super().normalise(projected, **mode)
-        return embeddings | {n: norms[n](projected[n], **mode) for n in norms}
+        return embeddings | {n: self.phis[n].bn(projected[n], **mode) for n in self.scales if n > 1}
+
+    def embed_f1(self, f1: Tensor, training: bool = False, views: int = 1) -> Tensor:
+        """r1 (V*B,nrkhs), which is f1 unless there is a phi_1."""
+        if 1 not in self.phis:
+            return f1
+        r1 = self.phis[1](f1[:, None, None], training=training, views=views)
+        return ops.squeeze(r1, axis=(1, 2))
 
     def losses(
         self, embeddings: dict[int, Tensor], labels: Tensor, draws: dict[int, Tensor]
@@ -155,6 +173,8 @@ class Amdim(Objective):
         self, embeddings: dict[int, Tensor], locations: dict[int, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """(losses, penalty, entropies) of `embeddings`, view 1 first; see `multiscale_nce`."""
+        r1 = self.embed_f1(embeddings[1], training=True, views=2)
+        embeddings = embeddings | {1: r1}
         # The gradient of a split is one concatenation; that of slices is a sum of padded copies.
         halves = {n: ops.split(embedding, 2) for n, embedding in embeddings.items()}
         view1, view2 = ({n: half[view] for n, half in halves.items()} for view in (0, 1))
@@ -169,7 +189,7 @@ class Amdim(Objective):
         One collective gathers all scales of both views: several would take longer, and the graph
         of each grows with the square of the number of replicas.
         """
-        scales, width = multiscale.consequent_scales(self.tasks), self.encoder.nrkhs
+        scales, width = multiscale.consequent_scales(self.tasks), self.nrkhs
         each = [ops.reshape(embeddings[m], (-1, m * m, width)) for m in scales]
         gathered = distribution.gather(ops.concatenate(each, axis=1))
         locations = [m * m for m in scales]
@@ -195,13 +215,15 @@ class Amdim(Objective):
         )
 
     def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The embeddings r1, r5 and r7, and the mixture (B,k,D) if there is one."""
-        f = features
-        found = {"r1": f["f1"], "r5": self.phi5(f["f5"]), "r7": self.phi7(f["f7"])}
-        return found | ({"mixture": self.mixture(f["f1"])} if self.mixture else {})
+        """The embeddings r<n> that tasks score, and the mixture (B,k,D) if there is one."""
+        found = {"r1": self.embed_f1(features["f1"])}
+        found |= {f"r{n}": self.phis[n](features[f"f{n}"]) for n in self.scales if n > 1}
+        return found | ({"mixture": self.mixture(found["r1"])} if self.mixture else {})
 
     def representations(self) -> dict[str, ImageEncoder]:
-        return {"mixture": BagOfFeatures(self.encoder, self.mixture)} if self.mixture else {}
+        if not self.mixture:
+            return {}
+        return {"mixture": BagOfFeatures(self.encoder, self.mixture, self.embed_f1)}
 
     def divide(self, compiled: bool) -> None:
         self._score = distribution.region(self._score, compiled)  # type: ignore[method-assign]
@@ -209,12 +231,12 @@ class Amdim(Objective):
     def flops(self, batch: int) -> int:
         """Operations of the scores: both directions, forward, and for both operands' gradients."""
         locations = sum(m * m for _, m in self.tasks)
-        return 3 * 2 * 2 * batch * batch * locations * self.encoder.nrkhs
+        return 3 * 2 * 2 * batch * batch * locations * self.nrkhs
 
     def __str__(self) -> str:
-        return f"tasks {','.join(f'{n}-{m}' for n, m in self.tasks)}"
+        return f"tasks {multiscale.tasks_text(self.tasks)}"
 
     def get_config(self) -> dict:
         fields = ("clip", "regulariser", "score_bytes", "components", "tau")
-        own = {"tasks": ",".join(f"{n}-{m}" for n, m in self.tasks)}
+        own = {"tasks": multiscale.tasks_text(self.tasks) or None, "nrkhs": self.nrkhs or None}
         return own | {field: getattr(self, field) for field in fields}

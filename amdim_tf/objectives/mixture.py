@@ -1,5 +1,6 @@
 """Mixture features: k antecedents in place of f1, each free to explain other locations (3.7)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -81,6 +82,7 @@ class BagOfFeatures(ImageEncoder):
     Args:
         encoder: the encoder that the mixture was trained with.
         mixture: its `Mixture`.
+        embed_f1: what makes r1, which the mixture takes, of f1.
         kwargs: arguments of `keras.Model`.
 
     Example:
@@ -91,17 +93,26 @@ class BagOfFeatures(ImageEncoder):
     (2, 48)
     """
 
-    def __init__(self, encoder: ImageEncoder, mixture: Mixture, **kwargs: Any):
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        mixture: Mixture,
+        embed_f1: Callable = lambda f1: f1,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.encoder, self.mixture, self.image_size = encoder, mixture, encoder.image_size
-        self.nrkhs, self.use_bn = mixture.components * encoder.nrkhs, encoder.use_bn
+        self.encoder, self.mixture, self.embed_f1 = encoder, mixture, embed_f1
+        self.image_size, self.channels = encoder.image_size, encoder.channels
+        self.use_bn = encoder.use_bn
+        r1 = embed_f1(keras.KerasTensor((None, encoder.nrkhs)))
+        self.nrkhs = mixture.components * r1.shape[-1]
 
     def trunk(self, images: Tensor, training: bool = False, views: int = 1) -> dict[str, Tensor]:
         return self.encoder.trunk(images, training=training, views=views)
 
     def head(self, f1: Tensor, training: bool = False, views: int = 1) -> Tensor:
         f1 = self.encoder.head(f1, training=training, views=views)
-        return ops.reshape(self.mixture(f1), (-1, self.nrkhs))
+        return ops.reshape(self.mixture(self.embed_f1(f1)), (-1, self.nrkhs))
 
 
 def posterior(losses: Tensor, tau: float) -> Tensor:

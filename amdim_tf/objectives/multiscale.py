@@ -1,7 +1,8 @@
 """The multiscale objective: n-to-m tasks between two views (3.3, Equation 5)."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 from keras import ops
 
@@ -12,27 +13,60 @@ from amdim_tf.objectives.nce import DIRECTIONS, antecedent_rows, draw_antecedent
 from amdim_tf.typing import Tensor
 
 Tasks = tuple[tuple[int, int], ...]
-SCALES = (1, 5, 7)
+# A smaller map has too few locations to tell apart.
+LEAST_SCALE = 4
 
 
-def parse_tasks(text: str) -> Tasks:
+def parse_tasks(text: str, scales: Collection[int] | None = None) -> Tasks:
     """The n-to-m tasks in `text`, as pairs.
 
+    Args:
+        text: such as "1-5,5-5".
+        scales: those that an encoder has; by default any.
+
     Raises:
-        InputError: no task, a task twice, or a scale other than 1, 5, 7.
+        InputError: no task, a task twice, or a scale that the encoder does not have.
 
     Example:
     >>> parse_tasks("1-5,5-5")
     ((1, 5), (5, 5))
     """
-    valid = [f"{n}-{m}" for n in SCALES for m in SCALES]
     names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(valid) or len(set(names)) < len(names):
+    found = [re.fullmatch(r"([1-9]\d*)-([1-9]\d*)", name) for name in names]
+    tasks = tuple((int(task[1]), int(task[2])) for task in found if task)
+    known = scales is None or {n for task in tasks for n in task} <= {*scales}
+    if not known or len(set(tasks)) < len(names):
+        among = f", of the encoder's scales {', '.join(map(str, scales))}" if scales else ""
         raise InputError(
-            f"tasks must be different ones of {', '.join(valid)}, separated by commas. "
+            "tasks must be different pairs of scales, such as "
+            f"{tasks_text(default_tasks(scales or (1, 5, 7)))}, separated by commas{among}. "
             f"Received: tasks={text!r}"
         )
-    return tuple((int(name[0]), int(name[2])) for name in names)
+    return tasks
+
+
+def tasks_text(tasks: Tasks) -> str:
+    """Tasks as `parse_tasks` takes them.
+
+    Example:
+    >>> tasks_text(((1, 5), (5, 5)))
+    '1-5,5-5'
+    """
+    return ",".join(f"{n}-{m}" for n, m in tasks)
+
+
+def default_tasks(scales: Collection[int]) -> Tasks:
+    """The paper's three tasks at the two smallest maps of an encoder with `scales` (Section 4).
+
+    Maps of fewer than 4 x 4 locations are used only if there are no others.
+
+    Example:
+    >>> default_tasks((1, 5, 7)), default_tasks((1, 2, 4, 8, 16))
+    (((1, 5), (1, 7), (5, 5)), ((1, 4), (1, 8), (4, 4)))
+    """
+    maps = sorted({*scales} - {1})
+    first, second, *_ = [n for n in maps if n >= LEAST_SCALE][:2] or maps * 2
+    return tuple(dict.fromkeys([(1, first), (1, second), (first, first)]))
 
 
 def antecedent_scales(tasks: Tasks) -> list[int]:

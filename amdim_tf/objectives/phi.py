@@ -1,6 +1,7 @@
-"""phi_1, phi_5, phi_7: features become embeddings that a dot product can score (3.3).
+"""phi_n, one for each scale: features become embeddings that a dot product can score (3.3).
 
-phi_1 is the identity, so f1 is both what the objective trains and what is used afterwards.
+phi_1 is the identity where f1 has the dimensions of the embeddings, as AMDIM's encoder makes it:
+f1 is then both what the objective trains and what is used afterwards.
 """
 
 from typing import Any
@@ -11,7 +12,6 @@ from keras import ops
 from amdim_tf.encoders.amdim import bias_uniform, fan_in_uniform
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution
-from amdim_tf.errors import InputError
 from amdim_tf.typing import Tensor
 
 
@@ -35,12 +35,12 @@ class NearIdentity(keras.initializers.Initializer):
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class Phi(keras.layers.Layer):
-    """phi_5 or phi_7: features (B,n,n,C) to embeddings (B,n,n,nrkhs).
+    """phi_n: features (B,n,n,C) to embeddings (B,n,n,nrkhs).
 
     conv 1x1 -> ReLU -> conv 1x1, plus a 1x1 shortcut, then batch norm.
 
     Args:
-        nrkhs: dimensions of the embedding, at least C.
+        nrkhs: dimensions of the embedding.
         use_bn: whether a second batch norm follows the first convolution.
         kwargs: arguments of `keras.layers.Layer`.
 
@@ -55,11 +55,6 @@ class Phi(keras.layers.Layer):
 
     def build(self, input_shape: tuple) -> None:
         width = input_shape[-1]
-        if width > self.nrkhs:
-            raise InputError(
-                f"phi cannot embed {width} channels in fewer dimensions. "
-                f"Received: nrkhs={self.nrkhs}"
-            )
         hidden_shape = (*input_shape[:-1], self.nrkhs)
 
         def conv(name, shape, kernel, bias=None):
@@ -83,7 +78,9 @@ class Phi(keras.layers.Layer):
         self.conv1 = conv("conv1", input_shape, fan_in_uniform())
         self.bn_hidden = batch_norm("bn_hidden", self.dtype_policy) if self.use_bn else None
         self.conv2 = conv("conv2", hidden_shape, "zeros")
-        self.shortcut = conv("shortcut", input_shape, NearIdentity(), bias_uniform(width))
+        # In fewer dimensions the features have no identity.
+        kernel = NearIdentity() if width <= self.nrkhs else fan_in_uniform()
+        self.shortcut = conv("shortcut", input_shape, kernel, bias_uniform(width))
         self.bn = batch_norm("bn", keras.backend.result_type(self.variable_dtype, "float32"))
 
     def project(self, x: Tensor, training: bool = False, views: int = 1) -> Tensor:

@@ -20,6 +20,7 @@ from amdim_tf.evaluation.features import RAW_SIZE, Features, encode, raw_pixels
 from amdim_tf.evaluation.rows import ROWS, measure_row
 from amdim_tf.files import replacing, write_json
 from amdim_tf.objectives.probes import NAMES
+from amdim_tf.runs.starting import first_weights
 from amdim_tf.serving.saved_model import export, write_card
 from amdim_tf.training.building import build_encoder
 from amdim_tf.training.callbacks import on_signals
@@ -170,6 +171,9 @@ class Rows:
         gc.collect()
         keras.utils.set_random_seed(self.config.seed)
         encoder = build_encoder(self.config, "float32")
+        weights = first_weights(self.config)
+        if weights:
+            encoder.set_weights(weights)
         features = [self._encode(encoder, split) for split in (self._known(), self.data.test)]
         return self._measured(*features), self._note(features[1])
 

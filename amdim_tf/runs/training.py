@@ -19,10 +19,11 @@ from amdim_tf.files import local
 from amdim_tf.lock import locked
 from amdim_tf.objectives.objective import find_objective
 from amdim_tf.runs.finish import finish, missing, wanted
+from amdim_tf.runs.starting import first_weights
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.fitting import Course, fit
 from amdim_tf.training.learner import Learner
-from amdim_tf.training.run_directory import RunDirectory, erase, hardware
+from amdim_tf.training.run_directory import CHECKPOINTS, RunDirectory, erase, hardware
 from amdim_tf.training.run_files import read_result
 from amdim_tf.typing import Config
 
@@ -72,6 +73,9 @@ def train(
     epoch_steps = pipeline.steps_per_epoch(data, config)
     last_step = config.steps or config.epochs * epoch_steps
     rows, workdir = wanted(data, baselines), local(workdir, "workdir")
+    # Before anything is written. A run that goes on has them in its checkpoints.
+    started_before = (workdir / CHECKPOINTS).exists() and not overwrite
+    weights = None if started_before else first_weights(config)
     with locked(workdir, "workdir") if chief else contextlib.nullcontext():
         # The chief makes the directory, and the others then find it.
         if overwrite and chief:
@@ -85,7 +89,8 @@ def train(
             print(f"{workdir} holds this run, finished: nothing to do.\n\n{table(result)}")
             return result
         if last_step not in run.checkpoints.steps() or run.checkpoints.newest()[0] < last_step:
-            _fit_encoder(run, config, data, (epoch_steps, last_step), devices, views_on)
+            steps = (epoch_steps, last_step)
+            _fit_encoder(run, config, data, steps, devices, views_on, weights)
             gc.collect()  # its model and optimiser, before another model is loaded
         if not chief:
             check_agreement(devices.strategy, FINISHED)  # if it ended now, so would the chief
@@ -96,11 +101,13 @@ def train(
         return result
 
 
-def _fit_encoder(run, config, data, steps, devices, views_on):
+def _fit_encoder(run, config, data, steps, devices, views_on, weights):
     """Trains the model of `config`; `steps` are (steps of an epoch, last step), see `train`."""
     epoch_steps, last_step = steps
     with devices.strategy.scope():
         model = build(config, len(data.class_names), last_step, devices.compiled)
+        if weights:
+            model.encoder.set_weights(weights)
     to_views = pipeline.views_of(data, config)
     if views_on == "accelerator":
         model.to_views, to_views = to_views, lambda images, draws: (images, draws)
@@ -130,23 +137,22 @@ def plan(
     """Says what a run is about to do."""
     shape = "x".join(str(side or "?") for side in data.image_shape)
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
-    encoder = model.encoder.count_params()
+    encoder, size = model.encoder, config.image_size
     start = f" from step {first_step}" if first_step else ""
-    seconds, size = run.stop_seconds(model)
+    seconds, stored = run.stop_seconds(model)
     return "\n".join(
         [
             f"data      {config.dataset}: {data.train.size} training and "
             f"{data.test.size if data.test else 0} test images of {shape} pixels, "
             f"{len(data.class_names)} classes" + (f" ({data.note})" if data.note else ""),
-            f"model     ndf {config.ndf}, nrkhs {config.nrkhs}, ndepth {config.ndepth} at "
-            f"{config.image_size} pixels: {encoder:,} parameters in the encoder, "
-            f"{model.count_params():,} in all",
+            f"model     {config.encoder} ({encoder.phrase}) at {size} pixels: "
+            f"{encoder.count_params():,} parameters, {model.count_params():,} with phi and probes",
             f"training  {last_step} steps of {config.batch_size} images{start}, "
             f"{model.objective}, seed {config.seed}",
             f"devices   {devices} ({hardware()})",
             f"writes    {run.path}",
             f"stops     on SIGTERM or SIGINT, after its step and a checkpoint: "
-            f"{size / 1e6:,.0f} MB, about {seconds:.1f} s",
+            f"{stored / 1e6:,.0f} MB, about {seconds:.1f} s",
         ]
     )
 

@@ -8,14 +8,12 @@ import keras
 import tensorflow as tf
 
 from amdim_tf.data.preprocess import Preprocess
-from amdim_tf.encoders.amdim import Encoder
+from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError, one_line
 from amdim_tf.files import readable
 from amdim_tf.training.building import build_encoder
 from amdim_tf.training.run_directory import METADATA, load_model, values
 from amdim_tf.training.run_files import run_config, to_config
-
-FEATURES = ("f1", "f5", "f7")
 
 
 def load_encoder(
@@ -29,8 +27,8 @@ def load_encoder(
     Args:
         path: a run directory (its last checkpoint), a .keras file, or a version of an export, which
             may lie on another file system, such as gs://.
-        feature: "f1", "f5" or "f7" for a model with one output, which `keras.Sequential` takes; by
-            default the output is a dictionary of all.
+        feature: "f1" or the name of a map, such as "f7", for a model with one output, which
+            `keras.Sequential` takes; by default the output is a dictionary of all.
         name: that of the model, by default "encoder" or, with one output, "encoder_f1"; two models
             in one functional model need two names.
 
@@ -41,15 +39,16 @@ def load_encoder(
     >>> encoder = load_encoder("runs/cifar10-tiny-seed0", feature="f1")
     >>> keras.Sequential([load_preprocess("runs/cifar10-tiny-seed0"), encoder])
     """
-    if feature not in (None, *FEATURES):
-        raise InputError(
-            f"feature must be one of {', '.join(FEATURES)}, or none. Received: {feature!r}"
-        )
     encoder = _load(readable(path, "path"))
     if feature is None:
         encoder.name = name or encoder.name
         return encoder
-    size = (encoder.image_size, encoder.image_size, 3)
+    features = [f"f{n}" for n in encoder.scales]
+    if feature not in features:
+        raise InputError(
+            f"feature must be one of {', '.join(features)}, or none. Received: {feature!r}"
+        )
+    size = (encoder.image_size, encoder.image_size, encoder.channels)
     images = keras.Input(size, dtype="float32", name="images")
     return keras.Model(images, encoder(images)[feature], name=name or f"encoder_{feature}")
 
@@ -83,7 +82,7 @@ def _load(path):
             raise InputError(
                 f"The .keras file must be complete: {one_line(error)}. Received: {path}"
             ) from error
-        if not isinstance(encoder, Encoder):
+        if not isinstance(encoder, ImageEncoder):
             raise InputError(f"The .keras file must be of an encoder. Received: {path}")
         return encoder
     if tf.io.gfile.exists(f"{path}/{METADATA}"):

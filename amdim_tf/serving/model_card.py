@@ -51,8 +51,8 @@ Image features learned without labels by Augmented Multiscale Deep InfoMax (arXi
 
 N is the number of images, at least 1. `images` in uint8 may be of any height and width, up to
 {MAX_PIXELS} pixels; `bytes` are JPEG, PNG, WebP, BMP, or GIF, of which the first frame counts. A
-JPEG is turned as its Exif orientation says. f1 is the representation; r1, r5 and r7 are the
-embeddings that the objective scores.
+JPEG is turned as its Exif orientation says. f1 is the representation, f<n> are its maps, and r<n>
+the embeddings that the objective scores.
 
 ## Training
 

@@ -40,8 +40,8 @@ def export(
         serving_default: `images` uint8 (N,H,W,3), any size, prepared as at test time -> `f1`
             (N,nrkhs) float32.
         encoded: `bytes` string (N), image files as `decoding.decode` takes them -> `f1`.
-        normalized: `images` float32 (N,S,S,3), normalised -> `f1`, `f5` (N,5,5,c), `f7`
-            (N,7,7,c), and for AMDIM the embeddings `r1` (N,nrkhs), `r5` (N,5,5,nrkhs), `r7`.
+        normalized: `images` float32 (N,S,S,3), normalised -> `f1`, the maps `f<n>` (N,n,n,c), and
+            for AMDIM the embeddings `r1` (N,nrkhs) and `r<n>` (N,n,n,nrkhs).
         classify, if there are classes: `images` uint8 (N,H,W,3) -> `linear_logits`,
             `mlp_logits`, `linear_probabilities` (N,classes) float32, and `classes` (N) string, the
             name of the class that the linear classifier finds likeliest.

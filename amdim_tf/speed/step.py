@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,11 +19,12 @@ PRODUCT = 2048
 def step_flops(model: Learner, batch: int) -> int:
     """Floating-point operations in a training step on `batch` images, counted by hand.
 
-    Only products count: the convolutions of both views and the scores, each forward and for the
-    gradients of both operands. The images need no gradient.
+    Only products count: the convolutions of both views, the dense layers of the encoder, and the
+    scores, each forward and for the gradients of both operands. The images need no gradient.
     """
     flops = model.objective.flops(batch)
-    for layer, shape in convolutions(model):
+    others = keras.layers.DepthwiseConv2D, keras.layers.Dense
+    for layer, shape in (*convolutions(model), *layers_with_input(model.encoder, others)):
         _, *places, _ = layer.compute_output_shape(shape)
         products = 3 if shape[-1] > 3 else 2  # the first one's inputs are images
         images = model.objective.views * batch
@@ -32,8 +34,13 @@ def step_flops(model: Learner, batch: int) -> int:
 
 def convolutions(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, tuple]]:
     """All convolutions of `model`, with the shapes of their inputs."""
+    return layers_with_input(model, keras.layers.Conv2D)
+
+
+def layers_with_input(model: keras.Model, kinds: Any) -> Iterator[tuple[keras.layers.Layer, tuple]]:
+    """The layers of `model` of these `kinds`, with the shapes of their inputs."""
     for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Conv2D):
+        if isinstance(layer, kinds):
             yield layer, layer.get_build_config()["input_shape"]
 
 

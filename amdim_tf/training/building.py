@@ -4,8 +4,10 @@ import keras
 
 from amdim_tf.config import check_fields
 from amdim_tf.data.views import Policy
-from amdim_tf.encoders.amdim import Encoder, check_encoder
+from amdim_tf.encoders.encoder import ImageEncoder
+from amdim_tf.encoders.named import named_encoder
 from amdim_tf.errors import InputError
+from amdim_tf.objectives.multiscale import default_tasks, tasks_text
 from amdim_tf.objectives.objective import find_objective
 from amdim_tf.training.learner import Learner
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay, guarded
@@ -13,30 +15,34 @@ from amdim_tf.typing import Config
 
 
 def check_config(config: Config) -> None:
-    """Raises `InputError` for the first value that training cannot use."""
+    """Checks a config, and fills in what its encoder decides: normalisation and tasks.
+
+    Raises:
+        InputError: for the first value that training cannot use.
+    """
     check_fields(config)
-    check_encoder(config.image_size, config.ndf, config.nrkhs, config.ndepth)
-    find_objective(config.objective).check(config)
+    kind = find_objective(config.objective)
+    kind.check(config)
     Policy(**config.views)
-    if config.micro_batch and config.use_bn:
+    encoder = build_encoder(config)
+    encoder.freeze(config.freeze)
+    if encoder.normalisation:
+        config.mean, config.std = encoder.normalisation
+    if config.micro_batch and encoder.use_bn:
         raise InputError(
-            "micro_batch is valid only without use_bn: batch norm inside the trunk would not see "
+            "micro_batch is valid only without batch norm inside the encoder, which would not see "
             f"the complete batch. Received: micro_batch={config.micro_batch}, "
-            f"use_bn={config.use_bn}"
+            f"encoder={config.encoder!r}, use_bn={config.use_bn}"
         )
+    scales = encoder.scales
+    if not config.tasks and len(scales) > 1:
+        config.tasks = tasks_text(default_tasks(scales))
+    kind.of(config).build(encoder)
 
 
-def build_encoder(config: Config, dtype: str | None = None) -> Encoder:
+def build_encoder(config: Config, dtype: str | None = None) -> ImageEncoder:
     """The encoder of `config`; its `dtype` is by default the config's precision."""
-    return Encoder(
-        config.image_size,
-        config.ndf,
-        config.nrkhs,
-        config.ndepth,
-        config.use_bn,
-        dtype=dtype or config.precision,
-        name="encoder",
-    )
+    return named_encoder(config, dtype or config.precision)
 
 
 def build_model(config: Config, classes: int, dtype: str | None = None) -> Learner:
@@ -46,7 +52,7 @@ def build_model(config: Config, classes: int, dtype: str | None = None) -> Learn
 
 
 def build(config: Config, classes: int, last_step: int, compiled: bool = False) -> Learner:
-    """The model of `config`, ready to train, with weights drawn from its seed.
+    """The model of `config`, ready to train, with its first weights.
 
     Args:
         classes: number of classes.
@@ -55,6 +61,7 @@ def build(config: Config, classes: int, last_step: int, compiled: bool = False) 
     """
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, classes)
+    model.encoder.freeze(config.freeze)
     schedule = WarmupStepDecay(
         config.learning_rate,
         min(config.warmup_steps, last_step // 5),

@@ -86,10 +86,10 @@ class Learner(Trainer):
         )
         self.skipped = Mean("skipped")
         self.probes.build((None, encoder.nrkhs))
-        self.objective_means = means(*objective.metrics)
         if not frozen:
             for name, layer in objective.build(encoder).items():
                 setattr(self, name, layer)  # which makes its variables the model's
+        self.objective_means = means(*objective.metrics)
         self.built = True
 
     def prepare(
@@ -117,7 +117,7 @@ class Learner(Trainer):
         return features | self.objective.features(features)
 
     def embed(self, images: Tensor, training: bool = False, views: int = 1) -> dict[int, Tensor]:
-        """The embeddings that the objective scores: {n: tensor (V*B,...)}, view 1 first."""
+        """What the objective's `normalise` returns: {n: tensor (V*B,...)}, view 1 first."""
         mode: dict[str, Any] = {"training": training, "views": views}
         projected = self.objective.project(self.encoder.trunk(images, **mode), **mode)
         return self.objective.normalise(projected, **mode)

@@ -30,7 +30,8 @@ class AMDIM(_OfSettings):
     Args:
         encoder: an `Encoder`.
         classes: number of classes, for the probes; 0 for no probes, and labels are then ignored.
-        tasks, clip, regulariser, score_bytes, components, tau: see `objectives.amdim.Amdim`.
+        tasks, clip, regulariser, score_bytes, components, tau, nrkhs: see
+            `objectives.amdim.Amdim`.
         seed: seed of all random draws, such as the antecedents' locations.
         kwargs: arguments of `keras.Model`.
 
@@ -49,16 +50,17 @@ class AMDIM(_OfSettings):
         self,
         encoder: keras.Model,
         classes: int,
-        tasks: str = "1-5,1-7,5-5",
+        tasks: str | None = None,
         clip: float | None = 20.0,
         regulariser: float = 5e-2,
         seed: int = 0,
         score_bytes: int = 2**28,
         components: int = 0,
         tau: float = 1.0,
+        nrkhs: int | None = None,
         **kwargs: Any,
     ):
-        objective = Amdim(tasks, clip, regulariser, score_bytes, components, tau)
+        objective = Amdim(tasks, clip, regulariser, score_bytes, components, tau, nrkhs)
         super().__init__(encoder, classes, objective, seed=seed, **kwargs)
 
     @classmethod

@@ -24,7 +24,7 @@ import time
 import keras
 import tensorflow as tf
 
-from amdim_tf.config import MEANS, fields
+from amdim_tf.config import FIELDS, MEANS, fields
 from amdim_tf.distribution import worker
 from amdim_tf.errors import InputError
 from amdim_tf.files import UNFINISHED, local, read_json, write_json, write_text
@@ -79,7 +79,8 @@ class RunDirectory:
             raise InputError(
                 f"workdir cannot be used: {error}. Received: workdir={path}"
             ) from error
-        existing = read_config(path)
+        # A run of an earlier version lacks what has been added since, and did as the defaults do.
+        existing = {name: field.default for name, field in FIELDS.items()} | read_config(path)
         differing = [
             f"{name} is {existing.get(name)} there and {config.get(name)} here"
             for name in sorted((existing.keys() | config.keys()).difference(MEANS))

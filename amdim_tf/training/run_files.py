@@ -8,6 +8,8 @@ from amdim_tf.errors import InputError
 from amdim_tf.files import local
 from amdim_tf.typing import Config
 
+OF_ENCODER = ("encoder", "image_size", "ndf", "nrkhs", "ndepth", "use_bn", "tasks")
+
 
 def read_config(path: str | pathlib.Path | None) -> dict:
     """The flat config of the run in `path`, as `config.fields` returns it.
@@ -69,6 +71,6 @@ def evaluation_config(workdir: str | pathlib.Path, dataset: str | None = None) -
     if dataset in (None, config.dataset):
         return config
     other = load_config(dataset)
-    for name in ("image_size", "mean", "std", "views", "batch_size", "seed", "l2"):
+    for name in (*OF_ENCODER, "mean", "std", "views", "batch_size", "seed", "l2"):
         other[name] = config[name]
     return other

@@ -267,11 +267,11 @@ class Trainer(keras.Model):
     def _image_shape(self):
         """The shape of a batch of images, if the encoder says it."""
         size = getattr(self.encoder, "image_size", None)
-        return size and (None, size, size, 3)
+        return size and (None, size, size, getattr(self.encoder, "channels", 3))
 
     def _wrong_batch(self, method, received):
-        size = self._image_shape and self._image_shape[1]
-        form = "images " + (f"(B,{size},{size},3) " if size else "") + "of normalised floats"
+        shape = self._image_shape and f"(B,{','.join(map(str, self._image_shape[1:]))}) "
+        form = f"images {shape or ''}of normalised floats"
         if method != "predict":
             views = ", ".join(f"x{i + 1}" for i in range(self.objective.views))
             views = f"({views})" if self.objective.views > 1 else views

@@ -5,12 +5,12 @@ import tensorflow as tf
 
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.encoders.batch_norm import BatchNorm
-from amdim_tf.encoders.convolution import Convolution
+from amdim_tf.encoders.convolution import Convolution, GroupedConvolution
 from amdim_tf.errors import InputError
 from amdim_tf.objectives.phi import Phi
 
 
-@pytest.mark.parametrize("size, width", [(32, 32), (64, 64), (128, 64)])
+@pytest.mark.parametrize("size, width", [(32, 32), (64, 64), (128, 64), (256, 64)])
 @pytest.mark.parametrize("use_bn", [False, True])
 def test_shapes_and_reload(size, width, use_bn, tmp_path):
     encoder = Encoder(image_size=size, ndf=8, nrkhs=72, ndepth=2, use_bn=use_bn)
@@ -26,7 +26,7 @@ def test_shapes_and_reload(size, width, use_bn, tmp_path):
     assert reloaded.get_config() == encoder.get_config()
 
 
-@pytest.mark.parametrize("image_size", [32, 64, 128])
+@pytest.mark.parametrize("image_size", [32, 64, 128, 256])
 def test_a_location_sees_its_receptive_field_and_no_more(image_size):
     encoder = Encoder(image_size, ndf=2, nrkhs=16, ndepth=2)
     for variable in encoder.trainable_variables:
@@ -63,9 +63,12 @@ def test_impossible_sizes_are_refused(arguments, expected):
         Encoder(**arguments)
 
 
-def test_phi_refuses_to_embed_in_fewer_dimensions():
-    with pytest.raises(InputError, match="nrkhs=16"):
-        Phi(16)(np.zeros((2, 5, 5, 32), "float32"))
+def test_phi_embeds_in_fewer_dimensions():
+    """By a projection of all features, not of the first ones."""
+    phi = Phi(16)
+    assert phi(np.zeros((2, 5, 5, 32), "float32")).shape == (2, 5, 5, 16)
+    kernel = np.abs(phi.shortcut.kernel[0, 0])
+    assert kernel[16:].max() > 0.1 and kernel.max() <= 32**-0.5
 
 
 @pytest.mark.parametrize(
@@ -116,3 +119,15 @@ def test_batch_norm_statistics_are_float32_in_half_precision():
     rounded = np.array(tf.cast(tf.cast(values, tf.bfloat16), tf.float64))
     expected = (rounded - rounded.mean(0)) / rounded.std(0)
     np.testing.assert_allclose(tf.cast(normalised, tf.float32), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+@pytest.mark.parametrize("padding, strides", [("same", 1), ("valid", 2)])
+def test_groups_are_those_of_keras(groups, padding, strides):
+    keras_layer = keras.layers.Conv2D(16, 3, strides, padding, groups=groups, name="conv")
+    layer = GroupedConvolution.from_config(keras_layer.get_config())
+    x = np.random.default_rng(0).normal(size=(2, 9, 9, 8)).astype("float32")
+    expected = keras_layer(x)
+    layer.build(x.shape)
+    layer.set_weights(keras_layer.get_weights())
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)

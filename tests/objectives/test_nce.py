@@ -102,7 +102,7 @@ def test_every_task_in_both_directions():
         5: np.array([[0, 7, 24, 3], [1, 2, 3, 4]]),
         7: np.array([[48, 0, 6, 7], [9, 8, 7, 6]]),
     }
-    tasks = tuple((n, m) for n in multiscale.SCALES for m in multiscale.SCALES)
+    tasks = tuple((n, m) for n in (1, 5, 7) for m in (1, 5, 7))
     losses, penalty, _ = multiscale.multiscale_nce(view1, view2, locations, tasks, 20.0, 5e-2)
     penalties = 0
     for n, m in tasks:
@@ -170,8 +170,8 @@ def test_tasks_are_read_from_text():
 
 @pytest.mark.parametrize("text", ["", "1-3", "1-5,1-5", "5", "1-5;1-7", "15-5"])
 def test_other_tasks_are_refused(text):
-    with pytest.raises(InputError, match="1-1, 1-5, 1-7, 5-1.*Received: tasks="):
-        multiscale.parse_tasks(text)
+    with pytest.raises(InputError, match="such as 1-5,1-7,5-5.*scales 1, 5, 7. Received: tasks="):
+        multiscale.parse_tasks(text, (1, 5, 7))
 
 
 def test_the_bound_of_a_useless_and_of_a_perfect_score():

@@ -1,0 +1,56 @@
+"""An encoder by the name that a config gives it."""
+
+import importlib
+
+import keras
+
+from amdim_tf.encoders.amdim import Encoder
+from amdim_tf.encoders.applications import application, policy
+from amdim_tf.encoders.backbone import Backbone
+from amdim_tf.encoders.encoder import ImageEncoder
+from amdim_tf.errors import InputError
+from amdim_tf.typing import Config
+
+
+def named_encoder(config: Config, dtype: str, weights: str | None = None) -> ImageEncoder:
+    """The encoder that `config.encoder` names, with weights drawn by Keras.
+
+    Args:
+        config: `encoder` is amdim, a model of `keras.applications` in lower case, or MODULE:NAME
+            for a function of the images' shape (S,S,3) that returns an `ImageEncoder`, or a model
+            for `Backbone`.
+        dtype: name of a dtype policy.
+        weights: "imagenet" for those of `keras.applications`, or none.
+
+    Raises:
+        InputError: there is no such encoder, or it cannot take such images.
+
+    Example:
+    >>> from amdim_tf.config import base_config
+    >>> named_encoder(base_config(), "float32").scales
+    {1: 256, 5: 128, 7: 128}
+    """
+    name, size = config.encoder, config.image_size
+    if name == "amdim":
+        widths = (config.ndf, config.nrkhs, config.ndepth, config.use_bn)
+        return Encoder(size, *widths, dtype=dtype, name="encoder")
+    if ":" not in name:
+        return application(name, size, weights, dtype)
+    module, _, attribute = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+        if not callable(make):
+            raise TypeError(f"{attribute} is no function")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"encoder must be MODULE:NAME that Python can import ({error}). "
+            f"Received: encoder={name!r}"
+        ) from error
+    with policy(dtype):
+        model = make((size, size, 3))
+    if isinstance(model, ImageEncoder):
+        model.name = "encoder"  # under which exports keep it
+        return model
+    if not isinstance(model, keras.Model):
+        raise InputError(f"encoder={name} must return a Keras model. Received: {model!r}")
+    return Backbone(model, size, name="encoder")

@@ -1,0 +1,159 @@
+"""Every encoder, AMDIM's own and any Keras backbone, passes the same checks."""
+
+import signal
+import subprocess
+import sys
+
+import every_encoder
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from every_encoder import ENCODERS, config_of
+from long import most_long
+
+from amdim_tf import load_encoder, load_preprocess
+from amdim_tf.encoders.batch_norm import BatchNorm
+from amdim_tf.encoders.encoder import ImageEncoder
+from amdim_tf.errors import Stopped
+from amdim_tf.runs.training import train
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build_encoder, build_model
+from amdim_tf.training.callbacks import Progress
+from amdim_tf.training.run_directory import load_model
+
+every = pytest.mark.parametrize("name", most_long(ENCODERS, 5))
+
+
+def images_for(encoder, count=4):
+    size = encoder.image_size
+    return np.random.default_rng(0).normal(size=(count, size, size, 3)).astype("float32")
+
+
+@every
+def test_the_contract(name, tmp_path):
+    config = config_of(name)
+    encoder = build_encoder(config)
+    images = images_for(encoder)
+    features = encoder(images)
+    scales = encoder.scales
+    assert isinstance(encoder, ImageEncoder) and len(scales) >= 3
+    assert {f"f{n}": x for n, x in scales.items()} == {
+        key: x.shape[-1] for key, x in features.items()
+    }
+    for n in scales:
+        assert features[f"f{n}"].shape[1:-1] == ((n, n) if n > 1 else ())
+    assert features["f1"].shape == (4, encoder.nrkhs)
+
+    encoder.save(tmp_path / "encoder.keras")
+    for loaded in (
+        keras.models.load_model(tmp_path / "encoder.keras"),
+        load_encoder(tmp_path / "encoder.keras"),
+    ):
+        for key, value in loaded(images).items():
+            np.testing.assert_array_equal(value, features[key])
+        assert loaded.scales == scales and loaded.normalisation == encoder.normalisation
+
+
+@every
+def test_each_view_is_normalised_by_itself(name):
+    encoder = build_encoder(config_of(name), "float64")
+    norms = [layer for layer in encoder._flatten_layers() if isinstance(layer, BatchNorm)]
+    assert not any(
+        isinstance(layer, keras.layers.BatchNormalization | keras.layers.Dropout)
+        for layer in encoder._flatten_layers()
+        if layer not in norms
+    )
+    views = np.split(images_for(encoder, 8), 2)
+    averages = [norm.moving_mean.numpy() for norm in norms]
+    apart = [encoder(view, training=True) for view in views]
+    after = [norm.moving_mean.numpy() for norm in norms]
+    for norm, average in zip(norms, averages, strict=True):
+        norm.moving_mean.assign(average)
+    together = encoder(np.concatenate(views), training=True, views=2)
+    for key, value in together.items():
+        expected = np.concatenate([each[key] for each in apart])
+        np.testing.assert_allclose(value, expected, atol=1e-9 * np.abs(expected).max())
+    for norm, average in zip(norms, after, strict=True):
+        np.testing.assert_allclose(norm.moving_mean, average, atol=1e-9)
+
+
+@every
+def test_export_and_what_loads_it(name, tmp_path):
+    """The export checks itself; what is loaded from it gives the same."""
+    config = config_of(name)
+    model = build_model(config, classes=3)
+    folder = export(model, config, tmp_path, class_names=("a", "b", "c"))
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 300, 280, 3), "uint8")
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    f1 = load_encoder(folder, "f1")(load_preprocess(folder)(pixels))
+    expected = served(images=tf.constant(pixels))["f1"]
+    np.testing.assert_allclose(f1, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@every
+def test_mixed_precision(name):
+    config = config_of(name)
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder(config, "mixed_bfloat16")
+    images = images_for(encoder)
+    weights = encoder.get_weights()
+    full = build_encoder(config, "float32")
+    full.set_weights(weights)
+    assert {weight.dtype for weight in encoder.trainable_weights} == {"float32"}
+    ours, expected = encoder(images), full(images)
+    assert ours["f1"].dtype == "float32" and ours[f"f{max(encoder.scales)}"].dtype == "bfloat16"
+    difference = np.linalg.norm(ours["f1"] - expected["f1"]) / np.linalg.norm(expected["f1"])
+    assert 0 < difference < 0.1
+
+
+@every
+def test_in_a_sequential_model(name):
+    """As feature extractor, frozen, and trained along with what follows it."""
+    encoder = build_encoder(config_of(name))
+    images, labels = images_for(encoder), np.arange(4) % 2
+    pictures = keras.Input(images.shape[1:])
+    f1 = keras.Model(pictures, encoder(pictures)["f1"])
+    before = encoder.get_weights()
+    for trainable in (False, True):
+        encoder.trainable = trainable
+        model = keras.Sequential([f1, keras.layers.Dense(2)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss, jit_compile=False)
+        model.fit(images, labels, batch_size=2, verbose=0)
+        same = [np.array_equal(a, b) for a, b in zip(before, encoder.get_weights(), strict=True)]
+        assert not all(same) if trainable else all(same)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_stopped_training_goes_on_to_the_same_end(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
+    complete, stopped = tmp_path / "complete", tmp_path / "stopped"
+    train(config_of(name), complete)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Progress,
+            "on_train_batch_end",
+            lambda self, batch, logs: signal.raise_signal(signal.SIGTERM) if batch == 1 else None,
+        )
+        with pytest.raises(Stopped):
+            train(config_of(name), stopped)
+    train(config_of(name), stopped)
+    weights = [load_model(path)[0].get_weights() for path in (complete, stopped)]
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ENCODERS)
+def test_two_replicas_train_as_one_does(name, tmp_path):
+    expected = every_encoder.weights_after_training(tf.distribute.get_strategy(), name)
+    command = [sys.executable, every_encoder.__file__, str(tmp_path / "two.npz"), "cpu:2", name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "two.npz")
+    assert len(found) == len(expected)
+    for i, value in enumerate(expected):
+        difference = np.abs(found[f"{name}/{i}"] - value).max()
+        assert difference <= 1e-5 * max(np.abs(value).max(), 1e-2), i
