@@ -85,7 +85,8 @@ def test_trajectory(golden):
             assert relative_error(ours, expected) <= 1e-3
 
 
-@pytest.mark.parametrize("precision", most_long(["mixed_bfloat16", "mixed_float16"], 2))
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_follows_the_trajectory(precision):
     golden = Golden(32)
     model = golden.model(precision)

@@ -186,7 +186,7 @@ def _run_through(model: keras.Model, images: keras.KerasTensor) -> Any:
             images = call(layer, images)
         return images
     if isinstance(model, keras.Function):
-        return model._run_through_graph(images, call_fn=call)
+        return model._run_through_graph(images, operation_fn=lambda layer: layer, call_fn=call)
     try:
         return model.call(images)
     # Code of TensorFlow's own cannot be run on symbolic tensors, so the maps are its outputs.

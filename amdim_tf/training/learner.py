@@ -3,7 +3,7 @@
 `objectives.objective` says what is learned; `trainer` has Keras's public methods.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -13,10 +13,12 @@ from keras import ops
 
 from amdim_tf import distribution
 from amdim_tf.encoders.batch_norm import BatchNorm
+from amdim_tf.encoders.encoder import ImageEncoder
+from amdim_tf.errors import InputError
 from amdim_tf.objectives.objective import Losses, Objective, find_objective
 from amdim_tf.objectives.probes import NAMES, Probes, image_losses, probe_losses
 from amdim_tf.training.accumulation import in_chunks
-from amdim_tf.training.trainer import Mean, Trainer, means, results
+from amdim_tf.training.trainer import Mean, Trainer, all_finite, means, results
 from amdim_tf.typing import Tensor
 
 
@@ -61,21 +63,22 @@ class Learner(Trainer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if not isinstance(encoder, ImageEncoder) and not (
+            frozen and getattr(encoder, "nrkhs", None) is not None
+        ):
+            raise InputError(
+                "encoder must be an Encoder, or Backbone(model) for a Keras model. "
+                f"Received: {type(encoder).__name__}"
+            )
         self.encoder, self.frozen, self.seed = encoder, frozen, seed
         self.classes, self.objective = classes, objective
         # Full precision, whatever the encoder's or Keras's own setting.
         dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
         self.probes = Probes(classes, dtype=dtype, name="probes")
         # `step` counts batches. The optimiser counts updates, which may be skipped.
+        options = {"trainable": False, "aggregation": "only_first_replica"}
         self.step, self.bad_steps, self.bad_term = (
-            self.add_weight(
-                (),
-                "zeros",
-                "int64",
-                trainable=False,
-                aggregation="only_first_replica",
-                name=name,
-            )
+            self.add_weight((), "zeros", "int64", name=name, **options)
             for name in ("step", "bad_steps", "bad_term")
         )
         self._all_finite = distribution.region(all_finite)
@@ -343,8 +346,3 @@ class Learner(Trainer):
             columns = ops.ones_like(loss), loss, ops.cast(correct, loss.dtype)
             rows.append([ops.sum(ops.where(known, column, 0)) for column in columns])
         return ops.convert_to_tensor([rows])
-
-
-def all_finite(tensors: Sequence[Tensor]) -> Tensor:
-    """Whether all numbers in all `tensors` are finite."""
-    return ops.all([ops.all(ops.isfinite(x)) for x in tensors])

@@ -80,7 +80,8 @@ class RunDirectory:
                 f"workdir cannot be used: {error}. Received: workdir={path}"
             ) from error
         # A run of an earlier version lacks what has been added since, and did as the defaults do.
-        existing = {name: field.default for name, field in FIELDS.items()} | read_config(path)
+        defaults = {name: field.default for name, field in FIELDS.items()}
+        existing, config = defaults | read_config(path), defaults | config
         differing = [
             f"{name} is {existing.get(name)} there and {config.get(name)} here"
             for name in sorted((existing.keys() | config.keys()).difference(MEANS))

@@ -2,7 +2,7 @@
 
 import reprlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -318,3 +318,8 @@ def refuse(**given: Any) -> None:
                 f"{name} cannot be given, since the objective and the metrics are the model's own. "
                 f"Received: {name}={reprlib.repr(value)}"
             )
+
+
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether all numbers in all `tensors` are finite."""
+    return ops.all([ops.all(ops.isfinite(x)) for x in tensors])

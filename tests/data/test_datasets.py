@@ -180,6 +180,7 @@ def test_sets_without_classes_are_for_the_encoder_alone(name, labels, file_forma
     assert list(labels) == [-1] * 4
 
 
+@pytest.mark.long
 def test_array_records_are_the_same_data(tmp_path):
     data, config = made("made_square", tmp_path / "a", "array_record")
     expected, _ = made("made_square", tmp_path / "b")

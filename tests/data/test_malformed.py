@@ -187,7 +187,7 @@ def one_sentence(error):
     return message
 
 
-@pytest.mark.parametrize("kind", most_long(FOLDERS, 6))
+@pytest.mark.parametrize("kind", most_long(FOLDERS, 12))
 def test_a_malformed_folder(kind, tmp_path):
     change, expected = FOLDERS[kind]
     place = Place(tmp_path)

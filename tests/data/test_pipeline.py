@@ -131,6 +131,7 @@ def test_starting_deep_reads_nothing_before(prepared, monkeypatch, tmp_path):
         order(data.train, (0, 0))
 
 
+@pytest.mark.long
 def test_steps_are_the_same_from_anywhere_and_for_any_workers(prepared, monkeypatch):
     data, config = in_groups(prepared, monkeypatch)  # 7 steps an epoch
 

@@ -8,15 +8,15 @@ import pytest
 from every_encoder import HandMade, config_of
 from golden_values import ROOT
 from keras import layers
-from long import most_long
 
-from amdim_tf import InputError
+from amdim_tf import AMDIM, InputError
 from amdim_tf.config import load_config
 from amdim_tf.data.preprocess import Preprocess
 from amdim_tf.encoders import applications
 from amdim_tf.encoders.applications import application, names, normalisation
 from amdim_tf.encoders.backbone import NORMALISATIONS, Backbone
 from amdim_tf.training.building import build, build_encoder, check_config
+from amdim_tf.training.model import Classifier
 
 
 def stage(x, width):
@@ -90,6 +90,12 @@ def test_models_that_are_no_backbones_are_refused(model, size, expected):
         Backbone(model(), size)
 
 
+def test_a_model_that_is_not_wrapped_is_refused():
+    for make in (AMDIM, Classifier):
+        with pytest.raises(InputError, match=r"Backbone\(model\).*Received: Functional"):
+            make(inner(), classes=2)
+
+
 def test_names_are_those_of_the_library():
     known = names()
     assert {"resnet50v2", "vgg16", "densenet121", "xception", "nasnetmobile"} <= set(known)
@@ -138,7 +144,8 @@ def test_the_config_gets_what_the_encoder_decides():
     assert config_of("amdim at 64").tasks == "1-5,1-7,5-5"
 
 
-@pytest.mark.parametrize("name", most_long(["hand-made", "amdim at 32"], 2))
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["hand-made", "amdim at 32"])
 def test_frozen_stages_are_not_trained(name):
     config = config_of(name, freeze=1)
     model = build(config, classes=2, last_step=4)

@@ -105,6 +105,7 @@ def test_on_any_devices_and_killed_in_the_middle_it_measures_the_same(
         assert not list((runs[name] / "evaluation").glob("*/checkpoints"))
 
 
+@pytest.mark.long
 def test_what_was_measured_before_is_not_measured_again(trained, tmp_path, monkeypatch, capsys):
     """But it is with another setting, and after more steps."""
     run = tmp_path / "run"

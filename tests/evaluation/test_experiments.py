@@ -138,6 +138,7 @@ def test_classifiers_on_views_and_fine_tuning(run):
     }
 
 
+@pytest.mark.long
 def test_transfer_to_other_images_than_the_encoders(run, tmp_path):
     drawn_folder(tmp_path)
     config = evaluation_config(str(run), "image_folder")

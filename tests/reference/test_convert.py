@@ -52,6 +52,7 @@ def converted(request, tmp_path_factory):
     return Golden(request.param), run
 
 
+@pytest.mark.long
 def test_exports_give_the_golden_values(converted, tmp_path):
     golden, run = converted
     model, step = load_model(run)

@@ -111,6 +111,7 @@ def test_raw_pixels_are_few_small_and_said_to_be(tmp_path, monkeypatch):
         assert part.values.dtype == np.uint8 and part.values.shape == (60, 32 * 32 * 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lacking", ["library", "symbol"])
 def test_a_tensorflow_without_its_c_api_exports_all_the_same(
     lacking, tmp_path, monkeypatch, capsys

@@ -154,7 +154,7 @@ def test_a_directory_that_holds_something_else_is_refused(content, tmp_path):
         ({"precision": "half"}, "float32, mixed_bfloat16, mixed_float16. Received.*'half'"),
         (
             {"micro_batch": 4, "use_bn": True},
-            "without use_bn.*micro_batch=4, use_bn=True",
+            "without batch norm inside.*micro_batch=4.*use_bn=True",
         ),
         ({"mixture_components": 2, "tasks": "5-5"}, "mixture_components=2, tasks='5-5'"),
         ({"mixture_components": 2, "objective": "supervised"}, "objective='supervised'"),

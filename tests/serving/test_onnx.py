@@ -16,6 +16,7 @@ from amdim_tf.training.building import build_model
 README = ROOT / "README.md"
 
 
+@pytest.mark.long
 def test_the_readmes_command(tmp_path, monkeypatch):
     convert = pytest.importorskip("tf2onnx.convert", reason="the extra onnx is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

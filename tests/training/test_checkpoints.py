@@ -117,6 +117,7 @@ def test_checkpoints_take_two_in_a_hundred_seconds(monkeypatch, seconds, at_epoc
     assert due.is_due(False)
 
 
+@pytest.mark.long
 def test_a_signal_while_one_is_written_ends_with_that_one(tmp_path, monkeypatch):
     """Not with another, for which there may be no time."""
     monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
