@@ -33,8 +33,11 @@ def main() -> None:
         sys.argv[:2] = [f"amdim {name}"]
         runpy.run_module(f"amdim_tf.{name}", run_name="__main__", alter_sys=True)
     elif name in ("", "help", "-h", "--help", "-?"):
-        print("Commands, each with a --help of its own:\n")
-        print("\n".join(f"  amdim {name:10} {summary(name)}" for name in COMMANDS))
+        lines = [f"  amdim {name:10} {summary(name)}" for name in COMMANDS]
+        try:
+            print("Commands, each with a --help of its own:\n", *lines, sep="\n", flush=True)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os._exit(1)
     else:
         near = difflib.get_close_matches(name, COMMANDS, 1, cutoff=0)
         sys.exit(
