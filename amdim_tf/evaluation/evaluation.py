@@ -92,12 +92,12 @@ def evaluate(
             many images are bad.
         Stopped: by SIGINT or SIGTERM, after a checkpoint was saved.
     """
-    check_config(config)
     settings = Settings(fast, label_fraction, features)
     for name in chosen:
         find_protocol(name)
     read_config(workdir)  # a wrong directory is found before the data is read
-    devices = choose_devices(strategy, xla)
+    devices = choose_devices(strategy, xla)  # before TensorFlow runs anything
+    check_config(config)
     data = sources.load(config, data_dir)
     if len(data.class_names) < 2:
         raise InputError(

@@ -52,7 +52,8 @@ def _encoder(config: Config) -> ImageEncoder:
         return load_encoder(path)
     encoder = build_encoder(config, "float32")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Keras only warns of layers that it leaves as they are
+        # Keras only warns of layers that it leaves as they are.
+        warnings.filterwarnings("error", ".*[Ss]kipping")
         try:
             encoder.load_weights(path)
             return encoder

@@ -21,6 +21,7 @@ from amdim_tf.objectives.objective import find_objective
 from amdim_tf.runs.finish import finish, missing, wanted
 from amdim_tf.runs.starting import first_weights
 from amdim_tf.training.building import build, check_config
+from amdim_tf.training.checkpoints import Checkpoints
 from amdim_tf.training.fitting import Course, fit
 from amdim_tf.training.learner import Learner
 from amdim_tf.training.run_directory import CHECKPOINTS, RunDirectory, erase, hardware
@@ -61,8 +62,8 @@ def train(
         Stopped: by SIGINT or SIGTERM, after a checkpoint was saved.
     """
     started = time.time()
+    devices = choose_devices(strategy, xla)  # before TensorFlow runs anything
     check_config(config)
-    devices = choose_devices(strategy, xla)
     check_batch(config.batch_size, config.micro_batch, devices.strategy)
     data, chief = sources.load(config, data_dir), devices.worker.chief
     if find_objective(config.objective).needs_labels and not data.class_names:
@@ -74,8 +75,8 @@ def train(
     last_step = config.steps or config.epochs * epoch_steps
     rows, workdir = wanted(data, baselines), local(workdir, "workdir")
     # Before anything is written. A run that goes on has them in its checkpoints.
-    started_before = (workdir / CHECKPOINTS).exists() and not overwrite
-    weights = None if started_before else first_weights(config)
+    goes_on = Checkpoints(workdir / CHECKPOINTS).steps() and not overwrite
+    weights = None if goes_on else first_weights(config)
     with locked(workdir, "workdir") if chief else contextlib.nullcontext():
         # The chief makes the directory, and the others then find it.
         if overwrite and chief:

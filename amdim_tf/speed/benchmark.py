@@ -50,8 +50,8 @@ def benchmark(
     Raises:
         InputError: the config cannot be trained.
     """
-    check_config(config)
     devices, table = choose_strategy(strategy), Table()
+    check_config(config)
     check_batch(config.batch_size, config.micro_batch, devices)
     if not memory_only:
         for precision, compiled in measured:

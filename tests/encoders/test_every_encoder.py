@@ -129,6 +129,7 @@ def test_in_a_sequential_model(name):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_stopped_training_goes_on_to_the_same_end(name, tmp_path, monkeypatch):
     monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
+    monkeypatch.setattr("amdim_tf.runs.finish.export", lambda *_: None)
     complete, stopped = tmp_path / "complete", tmp_path / "stopped"
     train(config_of(name), complete)
     with monkeypatch.context() as patch:

@@ -1,12 +1,15 @@
 """Training starts from weights that are there already."""
 
+import json
+import shutil
+
 import keras
 import numpy as np
 import pytest
 from every_encoder import config_of
 
 from amdim_tf import InputError
-from amdim_tf.config import load_config
+from amdim_tf.config import fields, load_config
 from amdim_tf.runs.starting import first_weights
 from amdim_tf.runs.training import train
 from amdim_tf.training.building import build_encoder
@@ -58,6 +61,13 @@ def test_a_run_goes_on_from_them(run, tmp_path, monkeypatch):
         np.testing.assert_allclose(ours, theirs, atol=1e-7)
     drawn = build_encoder(config).trainable_weights[0]
     assert not np.allclose(drawn, after.trainable_weights[0], atol=1e-3)
+    config.weights = "gone"
+    (tmp_path / "next" / "config.json").write_text(json.dumps(fields(config)))
+    train(config, tmp_path / "next")
+    shutil.rmtree(tmp_path / "next" / "checkpoints")
+    (tmp_path / "next" / "result.json").unlink()
+    with pytest.raises(InputError, match="gone"):
+        train(config, tmp_path / "next")
 
 
 @pytest.mark.parametrize(
