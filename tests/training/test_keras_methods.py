@@ -215,7 +215,8 @@ def test_numbers_are_returned_under_their_names(amdim):
         assert dict(zip(model.metrics_names, values, strict=False)) == logs
         assert model.test_on_batch(IMAGES, LABELS, return_dict=True) == logs
         logits = model.predict(IMAGES, verbose=0)["linear"]
-        assert logs["linear_accuracy"] == pytest.approx(np.mean(logits.argmax(1) == LABELS))
+        correct = np.mean(logits.argmax(1) == LABELS)
+        assert float(logs["linear_accuracy"]) == pytest.approx(correct)
         # Each view counts as an image.
         logs = model.evaluate(VIEWS, LABELS, return_dict=True, verbose=0)
         logits = model.predict_on_batch(np.concatenate(VIEWS))["linear"]
@@ -300,7 +301,7 @@ def test_fit_with_validation_and_callbacks(amdim, tmp_path):
     assert fitted.epoch == [1, 2, 3]
     np.testing.assert_allclose(fitted.history["learning_rate"], [1e-2 / 2, 1e-2 / 3, 1e-2 / 4])
     found = keras.models.load_model(best).evaluate(IMAGES, LABELS, verbose=0)
-    assert found[0] == pytest.approx(min(fitted.history["val_linear_loss"]), rel=1e-5)
+    assert float(found[0]) == pytest.approx(min(fitted.history["val_linear_loss"]), rel=1e-5)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"best.keras", "tensorboard", "log.csv"} <= names
     # The last of the images, both views of each.
