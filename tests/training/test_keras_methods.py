@@ -221,7 +221,7 @@ def test_numbers_are_returned_under_their_names(amdim):
         logs = model.evaluate(VIEWS, LABELS, return_dict=True, verbose=0)
         logits = model.predict_on_batch(np.concatenate(VIEWS))["linear"]
         right = np.mean(logits.argmax(1) == np.tile(LABELS, 2))
-        assert logs["linear_accuracy"] == pytest.approx(right)
+        assert float(logs["linear_accuracy"]) == pytest.approx(right)
     copy = tiny()
     logs = copy.train_on_batch(VIEWS, LABELS, return_dict=True)
     copy = tiny()
