@@ -60,6 +60,7 @@ class Amdim(Objective):
         self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
         self.components, self.tau, self.nrkhs = components, tau, nrkhs or 0
         self.mixture: Mixture | None = None
+        self.phi1: Phi | None = None  # the identity
         self.phis: dict[int, Phi] = {}
 
     @property
@@ -71,7 +72,7 @@ class Amdim(Objective):
 
     @classmethod
     def check(cls, config: Config) -> None:
-        tasks = multiscale.parse_tasks(config.tasks) if config.tasks else ((1, 1),)
+        tasks = multiscale.parse_tasks(config.tasks)
         if config.mixture_components and not any(n == 1 for n, _ in tasks):
             raise InputError(
                 "mixture_components must be 0 unless tasks include one from scale 1. "
@@ -98,16 +99,20 @@ class Amdim(Objective):
         multiscale.parse_tasks(multiscale.tasks_text(self.tasks), widths)
         self.nrkhs = self.nrkhs or encoder.nrkhs
         options = {"dtype": encoder.dtype_policy}
-        named = {n for task in self.tasks for n in task}
-        for n in sorted(named | {*encoder.embedded}):
-            if n == 1 and encoder.nrkhs == self.nrkhs:
-                continue  # phi_1 is the identity
-            phi = self.phis[n] = Phi(self.nrkhs, encoder.use_bn, name=f"phi{n}", **options)
+        layers: dict[str, keras.layers.Layer] = {}
+
+        def phi_of(n):
+            phi = layers[f"phi{n}"] = Phi(self.nrkhs, encoder.use_bn, name=f"phi{n}", **options)
             phi.build((None, n, n, widths[n]))
             # A phi that no task scores gets no gradient.
             phi.trainable = n in named
-        self.scales = (1, *(n for n in self.phis if n > 1))
-        layers: dict[str, keras.layers.Layer] = {phi.name: phi for phi in self.phis.values()}
+            return phi
+
+        named = {n for task in self.tasks for n in task}
+        if 1 in named and encoder.nrkhs != self.nrkhs:
+            self.phi1 = phi_of(1)
+        self.phis = {n: phi_of(n) for n in sorted((named | {*encoder.embedded}) - {1})}
+        self.scales = (1, *self.phis)
         if self.components:
             self.mixture = Mixture(self.components, name="mixture", **options)
             self.mixture.build((None, self.nrkhs))
@@ -116,7 +121,7 @@ class Amdim(Objective):
 
     @property
     def projection(self) -> tuple[keras.layers.Layer, ...]:
-        return tuple(phi for n, phi in self.phis.items() if n > 1)
+        return tuple(self.phis.values())
 
     def draw(self, seed: int, step: Tensor, batch: int) -> dict[int, Tensor]:
         """One flat location per scale, view and image of this replica: {n: (2,batch) int32}.
@@ -137,7 +142,7 @@ class Amdim(Objective):
         self, features: dict[str, Tensor], training: bool = False, views: int = 1
     ) -> dict[int, Tensor]:
         mode: dict[str, Any] = {"training": training, "views": views}
-        maps = {n: self.phis[n].project(features[f"f{n}"], **mode) for n in self.scales if n > 1}
+        maps = {n: phi.project(features[f"f{n}"], **mode) for n, phi in self.phis.items()}
         return {1: features["f1"]} | maps
 
     def normalise(
@@ -146,13 +151,13 @@ class Amdim(Objective):
         """{1: f1, n: embeddings (V*B,n,n,nrkhs)} of V views."""
         mode: dict[str, Any] = {"training": training, "views": views}
         embeddings = super().normalise(projected, **mode)
-        return embeddings | {n: self.phis[n].bn(projected[n], **mode) for n in self.scales if n > 1}
+        return embeddings | {n: phi.bn(projected[n], **mode) for n, phi in self.phis.items()}
 
     def embed_f1(self, f1: Tensor, training: bool = False, views: int = 1) -> Tensor:
         """r1 (V*B,nrkhs), which is f1 unless there is a phi_1."""
-        if 1 not in self.phis:
+        if not self.phi1:
             return f1
-        r1 = self.phis[1](f1[:, None, None], training=training, views=views)
+        r1 = self.phi1(f1[:, None, None], training=training, views=views)
         return ops.squeeze(r1, axis=(1, 2))
 
     def losses(
@@ -217,7 +222,7 @@ class Amdim(Objective):
     def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The embeddings r<n> that tasks score, and the mixture (B,k,D) if there is one."""
         found = {"r1": self.embed_f1(features["f1"])}
-        found |= {f"r{n}": self.phis[n](features[f"f{n}"]) for n in self.scales if n > 1}
+        found |= {f"r{n}": phi(features[f"f{n}"]) for n, phi in self.phis.items()}
         return found | ({"mixture": self.mixture(found["r1"])} if self.mixture else {})
 
     def representations(self) -> dict[str, ImageEncoder]:

@@ -58,14 +58,15 @@ def tasks_text(tasks: Tasks) -> str:
 def default_tasks(scales: Collection[int]) -> Tasks:
     """The paper's three tasks at the two smallest maps of an encoder with `scales` (Section 4).
 
-    Maps of fewer than 4 x 4 locations are used only if there are no others.
+    Maps of fewer than 4 x 4 locations are used only if there are no others; without maps there is
+    only 1-1.
 
     Example:
     >>> default_tasks((1, 5, 7)), default_tasks((1, 2, 4, 8, 16))
     (((1, 5), (1, 7), (5, 5)), ((1, 4), (1, 8), (4, 4)))
     """
     maps = sorted({*scales} - {1})
-    first, second, *_ = [n for n in maps if n >= LEAST_SCALE][:2] or maps * 2
+    first, second, *_ = [n for n in maps if n >= LEAST_SCALE][:2] * 2 or maps * 2 or (1, 1)
     return tuple(dict.fromkeys([(1, first), (1, second), (first, first)]))
 
 

@@ -22,7 +22,6 @@ def check_config(config: Config) -> None:
     """
     check_fields(config)
     kind = find_objective(config.objective)
-    kind.check(config)
     Policy(**config.views)
     encoder = build_encoder(config)
     encoder.freeze(config.freeze)
@@ -34,9 +33,8 @@ def check_config(config: Config) -> None:
             f"the complete batch. Received: micro_batch={config.micro_batch}, "
             f"encoder={config.encoder!r}, use_bn={config.use_bn}"
         )
-    scales = encoder.scales
-    if not config.tasks and len(scales) > 1:
-        config.tasks = tasks_text(default_tasks(scales))
+    config.tasks = config.tasks or tasks_text(default_tasks(encoder.scales))
+    kind.check(config)
     kind.of(config).build(encoder)
 
 

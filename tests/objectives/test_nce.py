@@ -174,6 +174,15 @@ def test_other_tasks_are_refused(text):
         multiscale.parse_tasks(text, (1, 5, 7))
 
 
+@pytest.mark.parametrize(
+    "scales, tasks",
+    [((1, 7, 14, 28), "1-7,1-14,7-7"), ((1, 2, 3), "1-2,1-3,2-2"), ((1, 2, 8), "1-8,8-8")],
+)
+def test_default_tasks(scales, tasks):
+    assert multiscale.default_tasks(scales) == multiscale.parse_tasks(tasks)
+    assert multiscale.default_tasks((1,)) == ((1, 1),)
+
+
 def test_the_bound_of_a_useless_and_of_a_perfect_score():
     antecedents, consequents = np.zeros((1, 8, 4), "float32"), np.zeros((8, 25, 4), "float32")
     loss, _ = nce(antecedents, consequents)
