@@ -7,6 +7,7 @@ import functools
 import importlib
 import pathlib
 import re
+from typing import Any
 
 from amdim_tf.errors import InputError
 
@@ -38,15 +39,28 @@ def find(kind: str, name: str, package: str, base: type) -> type:
     if name in names:
         module, attribute = f"{package}.{name}", _camel(name)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = imported(f"{module}:{attribute}")
         if not issubclass(found, base):
             raise TypeError(f"{attribute} is no subclass of {base.__name__}")
         return found
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ImportError, TypeError) as error:
         raise InputError(
             f"{kind} must be one of {', '.join(names)}, or MODULE:CLASS that Python can import"
             f"{f' ({error})' if attribute else ''}. Received: {kind}={name!r}"
         ) from error
+
+
+def imported(place: str) -> Any:
+    """What `place`, MODULE:NAME, names.
+
+    Raises:
+        ImportError: Python finds no such module, or nothing of that name in it.
+    """
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ImportError(str(error)) from error
 
 
 def _camel(name):

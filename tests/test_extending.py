@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -12,16 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden_values import ROOT
+from stopping import assert_it_ends_the_same
 
 from amdim_tf import InputError, load_encoder
 from amdim_tf.config import load_config
-from amdim_tf.errors import Stopped
 from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.objectives.objective import find_objective
 from amdim_tf.runs.training import train
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build_encoder
-from amdim_tf.training.callbacks import Progress
 from amdim_tf.training.run_directory import load_model
 
 GUIDE = ROOT / "docs" / "extending.md"
@@ -93,21 +91,7 @@ def test_the_encoder_has_maps(folder):
 
 @pytest.mark.long
 def test_a_stopped_training_goes_on_to_the_same_end(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
-    complete, stopped = tmp_path / "complete", tmp_path / "stopped"
-    train(config(), complete)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            Progress,
-            "on_train_batch_end",
-            lambda self, batch, logs: signal.raise_signal(signal.SIGTERM) if batch == 2 else None,
-        )
-        with pytest.raises(Stopped):
-            train(config(), stopped)
-    train(config(), stopped)
-    weights = [load_model(path)[0].get_weights() for path in (complete, stopped)]
-    for ours, theirs in zip(*weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_it_ends_the_same(config, tmp_path, monkeypatch, 2)
 
 
 def trained_by_command(folder, run, *flags):

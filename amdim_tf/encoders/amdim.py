@@ -4,7 +4,6 @@ Nothing is padded, so a location of f7 depends only on its own patch of the imag
 receptive fields that would make the prediction of f7 from f1 trivial do not arise.
 """
 
-import itertools
 from typing import Any
 
 import keras
@@ -282,17 +281,11 @@ class Encoder(ImageEncoder):
     def phrase(self) -> str:
         return f"ndf {self.ndf}, nrkhs {self.nrkhs}, ndepth {self.ndepth}"
 
-    def freeze(self, stages: int) -> None:
+    @property
+    def stages(self) -> list[list[keras.layers.Layer]]:
         each: list[list] = [self.stem, *([block] for block in self.to_7x7)]
         each[-1].extend([self.bn7] if self.bn7 else [])
-        each += [[self.to_5x5], [self.to_3x3], [self.to_1x1, self.bn1]]
-        if stages > len(each):
-            raise InputError(
-                f"freeze must be at most {len(each)}, the stages of the encoder. "
-                f"Received: freeze={stages}"
-            )
-        for layer in itertools.chain(*each[:stages]):
-            layer.trainable = False
+        return [*each, [self.to_5x5], [self.to_3x3], [self.to_1x1, self.bn1]]
 
     def receptive_field(self, n: int) -> tuple[int, int, int]:
         layers = [*self.stem, *self.to_7x7]

@@ -85,18 +85,11 @@ class Backbone(ImageEncoder):
         with views_in_batch(views):
             return self.maps(images, training=training)
 
-    def freeze(self, stages: int) -> None:
-        """Has the layers up to the map of the `stages`-th resolution not trained."""
-        maps = [n for n in self.scales if n > 1][::-1]
-        if stages > len(maps):
-            raise InputError(
-                f"freeze must be at most {len(maps)}, the stages of the encoder, which end with "
-                f"{', '.join(f'f{n}' for n in maps)}. Received: freeze={stages}"
-            )
-        if stages:
-            last = self.maps.output[f"f{maps[stages - 1]}"]
-            for layer in keras.Model(self.maps.input, last).layers:
-                layer.trainable = False
+    @property
+    def stages(self) -> list[list[keras.layers.Layer]]:
+        """The layers that each map depends on, the largest map first."""
+        maps = (self.maps.output[f"f{n}"] for n in reversed(self.scales) if n > 1)
+        return [keras.Model(self.maps.input, each).layers for each in maps]
 
     def get_config(self) -> dict:
         model = keras.saving.serialize_keras_object(self.maps)

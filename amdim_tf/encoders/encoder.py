@@ -1,5 +1,7 @@
 """The contract of encoders: all that objectives, training, evaluation and serving ask of one."""
 
+import itertools
+
 import keras
 
 from amdim_tf.errors import InputError
@@ -69,14 +71,25 @@ class ImageEncoder(keras.Model):
         features = self.trunk(images, training=training, views=views)
         return features | {"f1": self.head(features["f1"], training=training, views=views)}
 
+    @property
+    def stages(self) -> list[list[keras.layers.Layer]]:
+        """The layers of each stage, in the order of the data flow, for `freeze`."""
+        return []
+
     def freeze(self, stages: int) -> None:
         """Has the first `stages` of the encoder not trained.
 
         Raises:
             InputError: the encoder has fewer stages.
         """
-        if stages:
-            raise InputError(f"freeze must be 0 for this encoder. Received: freeze={stages}")
+        layers = self.stages if stages else []
+        if stages > len(layers):
+            raise InputError(
+                f"freeze must be at most {len(layers)}, the stages of the encoder. "
+                f"Received: freeze={stages}"
+            )
+        for layer in itertools.chain(*layers[:stages]):
+            layer.trainable = False
 
     def receptive_field(self, n: int) -> tuple[int, int, int] | None:
         """What location (i,j) of f<n> sees: rows from `start + i * stride` on, `size` many.

@@ -1,7 +1,5 @@
 """An encoder by the name that a config gives it."""
 
-import importlib
-
 import keras
 
 from amdim_tf.encoders.amdim import Encoder
@@ -9,6 +7,7 @@ from amdim_tf.encoders.applications import application, policy
 from amdim_tf.encoders.backbone import Backbone
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
+from amdim_tf.finding import imported
 from amdim_tf.typing import Config
 
 
@@ -36,12 +35,11 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
         return Encoder(size, *widths, dtype=dtype, name="encoder")
     if ":" not in name:
         return application(name, size, weights, dtype)
-    module, _, attribute = name.partition(":")
     try:
-        make = getattr(importlib.import_module(module), attribute)
+        make = imported(name)
         if not callable(make):
-            raise TypeError(f"{attribute} is no function")
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise TypeError(f"{name.partition(':')[2]} is no function")
+    except (ImportError, TypeError) as error:
         raise InputError(
             f"encoder must be MODULE:NAME that Python can import ({error}). "
             f"Received: encoder={name!r}"

@@ -96,8 +96,9 @@ def draw(
     for query in range(QUERIES):
         chosen, scores = [query, *places[query]], None
         if scored:
-            r1, r = (maps.feature(model, shown.images[chosen], f"r{n}") for n in (1, scored[-1]))
-            scores = maps.matching(r1[0], r)
+            (r1,) = maps.feature(model, shown.images[query : query + 1], "r1")
+            found = maps.feature(model, shown.images[chosen], f"r{scored[-1]}")
+            scores = maps.matching(r1, found)
         rows.append((pixels(shown.images[chosen]), scores, cosines[query]))
     yield "retrieval", retrieval(frame, rows)
 

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from amdim_tf.encoders.applications import names
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.encoders.named import named_encoder
 from amdim_tf.errors import InputError, one_line
@@ -41,7 +42,7 @@ def _encoder(config: Config) -> ImageEncoder:
     """An encoder with the weights that `config` names."""
     name = config.weights
     if name == "imagenet":
-        if config.encoder == "amdim" or ":" in config.encoder:
+        if config.encoder not in names():
             raise InputError(
                 "weights=imagenet is for the models of keras.applications. "
                 f"Received: encoder={config.encoder!r}"
@@ -58,7 +59,7 @@ def _encoder(config: Config) -> ImageEncoder:
             encoder.load_weights(path)
             return encoder
         except Exception as error:  # Keras does not document what it raises
-            if config.encoder == "amdim" or ":" in config.encoder:
+            if config.encoder not in names():
                 raise InputError(
                     f"weights must be a file of this encoder's weights ({one_line(error)}). "
                     f"Received: weights={name!r}"

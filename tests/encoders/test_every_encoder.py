@@ -1,6 +1,5 @@
 """Every encoder, AMDIM's own and any Keras backbone, passes the same checks."""
 
-import signal
 import subprocess
 import sys
 
@@ -11,16 +10,13 @@ import pytest
 import tensorflow as tf
 from every_encoder import ENCODERS, config_of
 from long import most_long
+from stopping import assert_it_ends_the_same
 
 from amdim_tf import load_encoder, load_preprocess
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.encoder import ImageEncoder
-from amdim_tf.errors import Stopped
-from amdim_tf.runs.training import train
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build_encoder, build_model
-from amdim_tf.training.callbacks import Progress
-from amdim_tf.training.run_directory import load_model
 
 every = pytest.mark.parametrize("name", most_long(ENCODERS, 5))
 # One of each kind: a training of the others takes minutes.
@@ -130,22 +126,8 @@ def test_in_a_sequential_model(name):
 @pytest.mark.long
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_stopped_training_goes_on_to_the_same_end(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
     monkeypatch.setattr("amdim_tf.runs.finish.export", lambda *_: None)
-    complete, stopped = tmp_path / "complete", tmp_path / "stopped"
-    train(config_of(name), complete)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            Progress,
-            "on_train_batch_end",
-            lambda self, batch, logs: signal.raise_signal(signal.SIGTERM) if batch == 1 else None,
-        )
-        with pytest.raises(Stopped):
-            train(config_of(name), stopped)
-    train(config_of(name), stopped)
-    weights = [load_model(path)[0].get_weights() for path in (complete, stopped)]
-    for ours, theirs in zip(*weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_it_ends_the_same(lambda: config_of(name), tmp_path, monkeypatch, 1)
 
 
 @pytest.mark.long
