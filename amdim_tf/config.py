@@ -63,8 +63,8 @@ def _fraction(default, meaning, **options):
 
 
 def _channels(default, meaning, least):
-    valid = "be three numbers, one per channel, of pixels in 0..1"
-    return Field(default, meaning, valid, lambda x: len(x) == 3 and min(x) >= least)
+    valid = "be one number per channel, of pixels in 0..1"
+    return Field(default, meaning, valid, lambda x: all(each >= least for each in x))
 
 
 def _milestones(default, meaning):
@@ -90,8 +90,17 @@ FIELDS: dict[str, Field] = {
     "train_split": Field("train", "split that the encoder is trained on"),
     "probe_split": Field("", "split with labels for the classifiers; empty: train_split"),
     "test_split": Field("test", "split that is measured on"),
-    "mean": _channels((0.5, 0.5, 0.5), "normalisation: mean of pixels in 0..1, by channel", 0),
-    "std": _channels((0.25, 0.25, 0.25), "normalisation: deviation of these pixels", 1e-12),
+    "channels": _at_least(1, 3, "channels of an image; other than 3, its precision is kept"),
+    "mean": _channels(
+        (0.5, 0.5, 0.5),
+        "normalisation: mean of pixels in 0..1, by channel; empty: that of training images",
+        0,
+    ),
+    "std": _channels(
+        (0.25, 0.25, 0.25),
+        "normalisation: deviation of these pixels; empty: that of training images",
+        1e-12,
+    ),
     "encoder": Field(
         "amdim",
         "what encodes an image",

@@ -52,6 +52,7 @@ def test_a_finished_run_is_finished(run, capsys):
     assert "finished: nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["stopped"], indirect=True)
 def test_a_stopped_run_goes_on(run, monkeypatch):
     monkeypatch.setattr("amdim_tf.runs.training.wanted", lambda *_: ())
@@ -82,6 +83,7 @@ def test_a_finished_run_is_measured_exported_and_embeds(run, tmp_path):
     assert relative_error(*embedded) <= TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["converted"], indirect=True)
 def test_a_converted_run_is_exported_and_converted_back(run):
     assert relative_error(f1_of(load_encoder(run)), EXPECTED["converted"]) <= TOLERANCE

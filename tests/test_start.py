@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from long import most_long
 
 from amdim_tf.__main__ import COMMANDS
 from amdim_tf.tensorflow_log import HARMLESS, START
@@ -45,7 +46,7 @@ def test_the_commands_are_listed():
     assert run("amdim_tf", "results", "--help").stdout == run("amdim_tf.results", "--help").stdout
 
 
-@pytest.mark.parametrize("level", [{}, {"TF_CPP_MIN_LOG_LEVEL": "0"}])
+@pytest.mark.parametrize("level", most_long([{"TF_CPP_MIN_LOG_LEVEL": "0"}, {}], 2))
 def test_nothing_comes_before_what_a_command_says(level, tmp_path):
     done = run("amdim_tf.results", f"--folder={tmp_path}", **level)
     assert done.returncode == 1 and not done.stdout

@@ -59,7 +59,9 @@ def move_away(images: Tensor, operation: Tensor, factor: Tensor, mean: Tensor) -
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """Luma (ITU-R 601) of `images` (...,3) in all three channels."""
+    """Luma (ITU-R 601) of `images` (...,3) in all three channels; others stay as they are."""
+    if images.shape[-1] not in (None, 3):
+        return images
     r, g, b = tf.unstack(images, axis=-1)
     luma = 0.299 * r + 0.587 * g + 0.114 * b
     return tf.stack([luma, luma, luma], axis=-1)
@@ -69,8 +71,11 @@ def grayscale(images: Tensor) -> Tensor:
 def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turns the hue of `images` (...,H,W,3) by `shift` (...), a fraction of the colour circle.
 
-    PIL keeps hue and saturation in 8 bits, whose steps are visible; they are kept here too.
+    PIL keeps hue and saturation in 8 bits, whose steps are visible; they are kept here too. Images
+    of other than three channels stay as they are.
     """
+    if images.shape[-1] not in (None, 3):
+        return images
     r, g, b = tf.unstack(images, axis=-1)
     value = tf.maximum(tf.maximum(r, g), b)
     chroma = value - tf.minimum(tf.minimum(r, g), b)

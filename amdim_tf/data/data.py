@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from amdim_tf.data.decoding import plausible, reason
+from amdim_tf.data.channels import reason
+from amdim_tf.data.decoding import plausible
 from amdim_tf.data.exif import orientation
 from amdim_tf.data.failures import Failures, fingerprint
 from amdim_tf.data.splits import Split
@@ -26,12 +27,15 @@ class Data:
         train: images to train the encoder on.
         probe, test: images to train classifiers on and to score by; None without classes.
         class_names: the names of the classes.
-        decode: maps a record to an image (H,W,3) uint8.
+        decode: maps a record to an image (H,W,C) uint8, or float32 in [0, 255].
         image_shape: (H,W) of all images; (None, None) if it differs.
         note: what was done to the images so that they fit, if anything.
         read: maps a record to the bytes of its file.
         name: maps the bytes of a record to the name by which `failures` knows it.
         failures: the images that turn out to be bad.
+        channels: C.
+        masks: maps "known" or "test" to a dataset of (image, mask) that `probe` or `test` has, in
+            their order, as files; None for data without masks of segments.
     """
 
     train: Split
@@ -44,6 +48,8 @@ class Data:
     read: Callable = dataclasses.field(default_factory=lambda: tf.identity)
     name: Callable = fingerprint
     failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
+    channels: int = 3
+    masks: Callable | None = None
 
     def record(self) -> dict:
         """What a run is trained on, as JSON has it: classes, and numbers and digests of images."""
@@ -65,7 +71,10 @@ class Data:
             contents = self.read(tf.constant(record)).numpy()
         except tf.errors.OpError:
             return "it cannot be read"
-        return reason(contents) or "another shape than the others', or no valid label"
+        return (
+            reason(contents, self.channels)
+            or "another shape than the others' or its mask's, or no valid label"
+        )
 
     def decode_window(self, record: Tensor, boxes_of: Callable) -> tuple[Tensor, Tensor]:
         """The window of an image that its crops cover; of an upright JPEG, only that is decoded.
@@ -75,9 +84,8 @@ class Data:
             boxes_of: maps height and width to the window and the crops, as `views.crop_boxes`.
 
         Returns:
-            The window (h,w,3) uint8, and the crops in it (2,4) int32.
+            The window (h,w,C) as `decode` gives it, and the crops in it (2,4) int32.
         """
-        contents = plausible(self.read(record))
 
         def of_jpeg():
             height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(contents))
@@ -90,5 +98,8 @@ class Data:
             top, left, height, width = tf.unstack(window)
             return image[top : top + height, left : left + width], boxes
 
+        if self.channels != 3:
+            return of_other()
+        contents = plausible(self.read(record))
         upright = tf.io.is_jpeg(contents) & (orientation(contents) == 1)
         return tf.cond(upright, of_jpeg, of_other)

@@ -1,6 +1,6 @@
 """Folders of images: one walk for all commands, by the same rules.
 
-- An image is a file with one of `EXTENSIONS`, in upper or lower case.
+- An image is a file with one of `EXTENSIONS`, or of others given, in upper or lower case.
 - Hidden files and folders, whose names begin with a dot, are passed over, and so are the folders
   that systems keep for themselves (`SYSTEM`).
 - Links are followed. A folder that links lead to a second time is passed over, so a loop ends.
@@ -12,7 +12,7 @@ What is passed over is counted, by reason.
 import collections
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -31,17 +31,20 @@ class PassedOver(collections.Counter):
         return f"passed over: {', '.join(found)}" if found else ""
 
 
-def walk(folder: str, passed_over: PassedOver) -> Iterator[str]:
+def walk(
+    folder: str, passed_over: PassedOver, extensions: Sequence[str] = EXTENSIONS
+) -> Iterator[str]:
     """Paths of the images in `folder` and its subfolders, relative to it, in order.
 
     Args:
         folder: a path, of this machine or any file system that TensorFlow knows.
         passed_over: counts what is not an image.
+        extensions: what the name of an image ends in.
 
     Example:
     >>> images = list(walk("train/cat", PassedOver()))
     """
-    yield from _walk(folder, "", passed_over, set())
+    yield from _walk(folder, "", passed_over, tuple(extensions), set())
 
 
 def subfolders(folder: str) -> list[str]:
@@ -49,12 +52,14 @@ def subfolders(folder: str) -> list[str]:
     return [name for name, kind in _entries(folder) if kind == "folder" and not _skipped(name)]
 
 
-def images_in(folder: str) -> list[str]:
+def images_in(folder: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
     """Names of the images in `folder` itself, in order."""
-    return [name for name, kind in _entries(folder) if kind == "file" and not _why(name)]
+    return [
+        name for name, kind in _entries(folder) if kind == "file" and not _why(name, extensions)
+    ]
 
 
-def _walk(folder, inside, passed_over, seen):
+def _walk(folder, inside, passed_over, extensions, seen):
     seen.add(_identity(folder))
     for name, kind in _entries(folder):
         path = f"{folder}/{name}"
@@ -64,10 +69,10 @@ def _walk(folder, inside, passed_over, seen):
             if _identity(path) in seen:
                 passed_over["links to a folder that was seen"] += 1
             else:
-                yield from _walk(path, f"{inside}{name}/", passed_over, seen)
+                yield from _walk(path, f"{inside}{name}/", passed_over, extensions, seen)
         elif kind != "file":
             passed_over[kind] += 1
-        elif why := _why(name):
+        elif why := _why(name, extensions):
             passed_over[why] += 1
         else:
             yield inside + name
@@ -77,10 +82,10 @@ def _skipped(name):
     return name.startswith(".") or name in SYSTEM
 
 
-def _why(name):
+def _why(name, extensions):
     """Why the file `name` is not an image; empty if it is one by its name."""
     extension = os.path.splitext(name)[1].lower()
-    if extension in EXTENSIONS:
+    if extension in extensions:
         return ""
     return f"{printable(extension)} files" if extension else "files without an extension"
 

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from amdim_tf.data.channels import decode, extensions
 from amdim_tf.data.data import UNLABELLED, Data
-from amdim_tf.data.decoding import decode
 from amdim_tf.data.failures import Failures
-from amdim_tf.data.folders import EXTENSIONS, PassedOver, images_in, subfolders, walk
+from amdim_tf.data.folders import PassedOver, images_in, subfolders, walk
 from amdim_tf.data.splits import in_memory
 from amdim_tf.errors import InputError
 from amdim_tf.files import printable
@@ -39,42 +39,46 @@ def from_folder(config: Config, folder: str | None) -> Data:
             f"{len(test_classes)}; only one of the folders has "
             f"{', '.join(map(printable, different[:5]))}"
         )
-    passed_over = PassedOver()
+    passed_over, channels = PassedOver(), config.channels
+    how = passed_over, extensions(channels)
     if classes:
         labels = {name: label for label, name in enumerate(classes)}
-        train, test = (_files(split, labels, passed_over) for split in folders)
+        train, test = (_files(split, labels, *how) for split in folders)
     else:
-        train, test = _files(folders[0], {"": UNLABELLED}, passed_over), None
+        train, test = _files(folders[0], {"": UNLABELLED}, *how), None
     return Data(
         train,
         train if classes else None,
         test,
         tuple(map(printable, classes)),
-        lambda path: decode(tf.io.read_file(path)),
+        lambda path: decode(tf.io.read_file(path), channels),
         (None, None),
         str(passed_over),
         read=tf.io.read_file,
         name=os.fsdecode,
         failures=Failures(train.size, config.bad_images),
+        channels=channels,
     )
 
 
-def _files(folder, labels, passed_over):
+def _files(folder, labels, passed_over, endings):
     """The images in the subfolders of `folder` that `labels` names, in a fixed random order."""
     names, numbers = [], []
     for name, label in labels.items():
         passed = PassedOver()
-        found = [f"{name}/{path}".lstrip("/") for path in walk(f"{folder}/{name}", passed)]
+        found = [f"{name}/{path}".lstrip("/") for path in walk(f"{folder}/{name}", passed, endings)]
         passed_over.update(passed)
         if not found:
             raise InputError(
-                f"Images must end in {', '.join(EXTENSIONS)}. Received: "
+                f"Images must end in {', '.join(endings)}. Received: "
                 f"{printable(f'{folder}/{name}')}, which holds none ({passed or 'it is empty'})"
             )
         names += found
         numbers += [label] * len(found)
     if "" not in labels:
-        passed_over["images outside of the folders of the classes"] += len(images_in(folder))
+        passed_over["images outside of the folders of the classes"] += len(
+            images_in(folder, endings)
+        )
     # No shuffle buffer would mix them if they came by class, as they are on disk.
     order = np.random.default_rng(0).permutation(len(names))
     names, numbers = [names[i] for i in order], np.array(numbers, "int64")[order]

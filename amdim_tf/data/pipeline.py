@@ -33,8 +33,8 @@ def steps_per_epoch(data: Data, config: Config) -> int:
 def views_of(data: Data, config: Config) -> Callable:
     """The function that makes views (x1, x2) from the images and the draws of a batch.
 
-    Each view is (B,S,S,3) float32, normalised. Images are uint8 (B,H,W,3); those of different
-    shapes are cut to views (B,2,S,S,3) before they form a batch, and only their colours change
+    Each view is (B,S,S,C) float32, normalised. Images are (B,H,W,C); those of different shapes are
+    cut to views (B,2,S,S,C) before they form a batch, and only their colours change
     here. Draws are those of `views.draw`, but batch first: (B,42,2).
     """
     policy = views.Policy(**config.views)
@@ -67,7 +67,7 @@ def train_batches(
 ) -> tf.data.Dataset:
     """Batches `((x1, x2), labels)` of the steps `first_step` to `last_step` - 1.
 
-    Views (B,S,S,3) float32, normalised; labels (B,) int64. What a step sees is a function of the
+    Views (B,S,S,C) float32, normalised; labels (B,) int64. What a step sees is a function of the
     seed and the step, wherever training started: (seed, epoch) shuffles an epoch, and (seed, step)
     draws the views.
 
@@ -97,7 +97,7 @@ def train_batches(
 
     def decode(index, record):
         if None not in data.image_shape:
-            return tf.ensure_shape(data.decode(record), (*data.image_shape, 3))
+            return tf.ensure_shape(data.decode(record), (*data.image_shape, data.channels))
         # Images of different shapes are cut to size one by one, before they form a batch.
         draws = views.draw((config.seed, index), 1)
         if policy.geometry == "crop":
@@ -105,7 +105,7 @@ def train_batches(
             pair = views.crop_one(image, boxes, size, policy, draws)
         else:
             pair = views.reframe(data.decode(record)[None], size, policy, draws)[:, 0]
-        return tf.ensure_shape(pair, (2, size, size, 3))
+        return tf.ensure_shape(pair, (2, size, size, data.channels))
 
     def decode_batch(indices, example):
         def fill(places, images):
@@ -155,7 +155,7 @@ def test_batches(
     """Batches (places, images, labels) of a `split` of `data` in order, prepared as at test time.
 
     Batches are all of one size B, so that nothing is traced or compiled for a smaller one, and the
-    same for any number of replicas: places (B,) int64 in the split, images (B,S,S,3) float32,
+    same for any number of replicas: places (B,) int64 in the split, images (B,S,S,C) float32,
     normalised, and labels (B,) int64, -1 where unknown. Where an image is bad, see `attempt`, or
     where there are no more images, place and label are -1 and the image is zeros.
 
@@ -166,7 +166,7 @@ def test_batches(
         worker: a `distribution.Worker` among several, by default the only one. Each of its replicas
             takes a batch at a time, and all replicas of all workers take the same number.
         first: the number of the batch to begin with.
-        prepare: maps an image (H,W,3) uint8 to its entry in `images`; by default the transform of
+        prepare: maps an image (H,W,C) to its entry in `images`; by default the transform of
             test time.
     """
     worker, size = worker or Worker(), batch_size(split)
@@ -176,7 +176,7 @@ def test_batches(
 
     def normalised(image):
         image = views.center(image[None], config.image_size)[0]
-        image = tf.ensure_shape(image, (config.image_size, config.image_size, 3))
+        image = tf.ensure_shape(image, (config.image_size, config.image_size, data.channels))
         return views.normalize(image, config.mean, config.std)
 
     def transform(_, record):

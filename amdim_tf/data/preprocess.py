@@ -7,13 +7,14 @@ import keras
 import tensorflow as tf
 
 from amdim_tf.data import views
-from amdim_tf.data.decoding import MAX_PIXELS, allowed, checked, decode
+from amdim_tf.data.channels import decode
+from amdim_tf.data.decoding import MAX_PIXELS, allowed, checked
 from amdim_tf.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class Preprocess(keras.layers.Layer):
-    """Images (N,H,W,3) uint8, or float in [0, 255], to normalised ones (N,S,S,3) float32.
+    """Images (N,H,W,C) uint8, uint16, or float in [0, 255], to normalised ones (N,S,S,C) float32.
 
     The short side becomes that of `views.SHORT_SIDE`, bicubic, and the centre of S is kept: the
     test-time transform. Images are of any size up to 2**25 pixels. An empty batch, another rank,
@@ -22,7 +23,7 @@ class Preprocess(keras.layers.Layer):
 
     Args:
         image_size: S.
-        mean, std: what normalises pixels in [0, 1], per channel.
+        mean, std: what normalises pixels in [0, 1], C numbers each.
 
     Example:
     >>> white = keras.ops.full((2, 50, 40, 3), 255)
@@ -35,28 +36,31 @@ class Preprocess(keras.layers.Layer):
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
 
     def call(self, images: Tensor) -> Tensor:
-        images = some(tf.ensure_shape(images, (None, None, None, 3)))
+        channels = len(self.mean)
+        images = some(tf.ensure_shape(images, (None, None, None, channels)))
         _, height, width, _ = tf.unstack(tf.shape(images, tf.int64))
         wrong = f"images must be of 1 to {MAX_PIXELS} pixels each. Received the shape"
         images = checked(images, allowed(height * width), wrong, tf.shape(images))
         if images.dtype.is_floating:
             images = _in_255(images)
+        if images.dtype == tf.uint16:
+            images = tf.cast(images, tf.float32) / 257
         images = views.center(images, self.image_size)
         # Without this an image of a wrong shape could reach a convolution and abort the process.
-        images = tf.ensure_shape(images, (None, self.image_size, self.image_size, 3))
+        images = tf.ensure_shape(images, (None, self.image_size, self.image_size, channels))
         return views.normalize(images, self.mean, self.std)
 
     def file(self, contents: Tensor) -> Tensor:
-        """One image file, a string scalar, to (S,S,3) float32; see `decoding.decode`."""
-        return self(decode(contents)[None])[0]
+        """One image file, a string scalar, to (S,S,C) float32, as `channels.decode`; no TIFF."""
+        return self(decode(contents, len(self.mean), tiff=False)[None])[0]
 
     def decode(self, contents: Tensor) -> Tensor:
-        """Image files (N,) string to (N,S,S,3) float32; see `decoding.decode`."""
-        size = self.image_size
+        """Image files (N,) string to (N,S,S,C) float32, as `file` does."""
+        shape = (self.image_size, self.image_size, len(self.mean))
         return tf.map_fn(
             self.file,
             some(tf.ensure_shape(contents, (None,))),
-            fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32),
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
             parallel_iterations=8,  # each takes up to half a GB
         )
 

@@ -30,10 +30,16 @@ def load(config: Config, data_dir: str | pathlib.Path | None = None) -> Data:
 
     Raises:
         InputError: an unknown name or split, data that is neither prepared nor downloadable, or
-            data that is not images of one or three channels with a class each.
+            data that is not images of the config's channels.
     """
     if data_dir is not None:
         data_dir = readable(data_dir, "data_dir")
         if not tf.io.gfile.isdir(data_dir):
             raise InputError(f"data_dir must be an existing folder. Received: data_dir={data_dir}")
-    return SOURCES[config.source](config, data_dir)
+    data = SOURCES[config.source](config, data_dir)
+    if data.channels != config.channels:
+        raise InputError(
+            f"channels must be {data.channels} for {config.dataset}. "
+            f"Received: channels={config.channels}"
+        )
+    return data

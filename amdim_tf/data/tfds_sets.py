@@ -5,8 +5,8 @@ import tensorflow_datasets as tfds
 
 from amdim_tf.config import known_configs, nearest
 from amdim_tf.data.array_records import in_array_records
+from amdim_tf.data.channels import decode
 from amdim_tf.data.data import UNLABELLED, Data
-from amdim_tf.data.decoding import decode
 from amdim_tf.data.failures import Failures
 from amdim_tf.data.splits import LABEL, Split, in_files
 from amdim_tf.errors import InputError, one_line
@@ -53,17 +53,26 @@ def from_tfds(config: Config, data_dir: str | None) -> Data:
             "A data set needs the feature image. "
             f"Received: {config.dataset} with {', '.join(features)}"
         )
-    if image.shape[-1] not in (1, 3) or tf.as_dtype(image.dtype) != tf.uint8:
+    channels, found, depth = config.channels, image.shape[-1], tf.as_dtype(image.dtype)
+    valid = found in (1, 3) and depth == tf.uint8
+    if channels != 3:
+        valid = (found == channels or channels == 1) and depth in (tf.uint8, tf.uint16)
+    if not valid:
         raise InputError(
-            "Images must have 1 or 3 channels of 8 bits; convert others beforehand. "
-            f"Received: {config.dataset} with images {image.shape} {tf.as_dtype(image.dtype).name}"
+            "Images must have 1 or 3 channels of 8 bits, or with --config.channels=N other than 3 "
+            f"N channels of 8 or 16 bits. Received: {config.dataset} with images {image.shape} "
+            f"{depth.name}, and channels={channels}"
         )
-    gray = image.shape[-1] == 1
+    gray = found == 1 and channels == 3
     classes: tuple = ()
     if isinstance(label, tfds.features.ClassLabel) and config.labels != "none":
         classes = tuple(label.names)
     notes = ["grey images, repeated to three channels"] * gray
+    notes += ["colour images, turned grey"] * (channels == 1 < found)
     notes += ["no label of classes"] * (not isinstance(label, tfds.features.ClassLabel))
+
+    def decode_any(record):
+        return decode(record, channels)
 
     def decode_fixed(record):
         pixels = image.decode_example(record)
@@ -75,6 +84,14 @@ def from_tfds(config: Config, data_dir: str | None) -> Data:
 
     def parse(record):
         return pair(tf.io.parse_single_example(record, PARSED if classes else IMAGE))
+
+    mask = _mask(features)
+
+    def masks(kind):
+        name = config.test_split if kind == "test" else config.probe_split or config.train_split
+        skip = {key: tfds.decode.SkipDecoding() for key in ("image", mask)}
+        examples = builder.as_dataset(split=name, decoders=skip)
+        return examples.map(lambda example: (example["image"], example[mask]))
 
     def split(name, lowest):
         try:
@@ -118,11 +135,29 @@ def from_tfds(config: Config, data_dir: str | None) -> Data:
         probe,
         test,
         classes,
-        decode if None in image.shape[:2] else decode_fixed,
+        decode_any if None in image.shape[:2] or channels != 3 else decode_fixed,
         image.shape[:2],
         ", ".join(notes),
         failures=Failures(train.size, config.bad_images),
+        channels=channels,
+        masks=masks if mask else None,
     )
+
+
+def _mask(features):
+    """The name of the feature that is a mask: the only other image, of one channel; None without.
+
+    Its pixels are the numbers of classes.
+    """
+    found = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
+        and name != "image"
+        and feature.shape[-1] == 1
+        and tf.as_dtype(feature.dtype) == tf.uint8
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _bytes(instruction):

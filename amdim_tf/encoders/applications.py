@@ -1,6 +1,7 @@
 """The models of `keras.applications` as encoders, by name."""
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 
@@ -31,6 +32,7 @@ def application(
     image_size: int,
     weights: str | None = None,
     dtype: str = "float32",
+    channels: int = 3,
 ) -> Backbone:
     """The encoder of a model of `keras.applications`.
 
@@ -39,6 +41,8 @@ def application(
         image_size: side of the images.
         weights: "imagenet" for those that Keras downloads, or none.
         dtype: name of a dtype policy.
+        channels: channels of the images. With other than three, a normalisation that is given by
+            channel is left out.
 
     Raises:
         InputError: no such model, images that are too small for it, or weights out of reach.
@@ -53,16 +57,22 @@ def application(
             "encoder must be amdim, MODULE:NAME, or a model of keras.applications; the nearest "
             f"are {nearest(name, names())}. Received: encoder={name!r}"
         )
-    shape = (image_size, image_size, 3)
+    shape = (image_size, image_size, channels)
+    options: dict = {"include_top": False, "weights": weights, "input_shape": shape}
+    mode: str | None = normalisation(make)
+    if channels != 3:
+        removable = "include_preprocessing" in inspect.signature(make).parameters
+        options |= {"include_preprocessing": False} if removable else {}
+        mode = None if removable or mode in ("torch", "caffe") else mode
     try:
         with policy(dtype):
-            model = make(include_top=False, weights=weights, input_shape=shape)
+            model = make(**options)
     except Exception as error:  # Keras does not document what it raises
         raise InputError(
-            f"encoder={name} cannot be made for images of {image_size} pixels with "
-            f"weights {weights}: {one_line(error)}"
+            f"encoder={name} cannot be made for images of {image_size} pixels and {channels} "
+            f"channels with weights {weights}: {one_line(error)}"
         ) from error
-    return Backbone(model, image_size, normalisation(make), name="encoder")
+    return Backbone(model, image_size, mode, name="encoder")
 
 
 @contextlib.contextmanager

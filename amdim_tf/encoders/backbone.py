@@ -69,7 +69,7 @@ class Backbone(ImageEncoder):
             )
         shape = _input_shape(model, image_size)
         self.image_size, _, self.channels = shape
-        self.mode, self.normalisation = normalisation, NORMALISATIONS.get(normalisation or "")
+        self.mode, self.normalisation = normalisation, _by_channel(normalisation, self.channels)
         dtype = keras.backend.result_type(self.variable_dtype, "float32")
         self.maps = _with_maps(model, keras.Input(shape, dtype=dtype, name="images"))
         layers = [*self.maps._flatten_layers()]
@@ -116,6 +116,16 @@ class Skipped(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name}
+
+
+def _by_channel(mode, channels):
+    """The (mean, std) of a mode for that many channels; None without a mode."""
+    if mode is None or channels == 3:
+        return NORMALISATIONS.get(mode)
+    if mode not in ("tf", "built in"):
+        raise InputError(f"normalisation={mode} needs 3 channels. Received: {channels}")
+    mean, std = NORMALISATIONS[mode]
+    return mean[:1] * channels, std[:1] * channels
 
 
 def _input_shape(model: keras.Model, image_size: int | None) -> tuple[int, int, int]:

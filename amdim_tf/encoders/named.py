@@ -16,7 +16,7 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
 
     Args:
         config: `encoder` is amdim, a model of `keras.applications` in lower case, or MODULE:NAME
-            for a function of the images' shape (S,S,3) that returns an `ImageEncoder`, or a model
+            for a function of the images' shape (S,S,C) that returns an `ImageEncoder`, or a model
             for `Backbone`.
         dtype: name of a dtype policy.
         weights: "imagenet" for those of `keras.applications`, or none.
@@ -32,9 +32,9 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
     name, size = config.encoder, config.image_size
     if name == "amdim":
         widths = (config.ndf, config.nrkhs, config.ndepth, config.use_bn)
-        return Encoder(size, *widths, dtype=dtype, name="encoder")
+        return Encoder(size, *widths, channels=config.channels, dtype=dtype, name="encoder")
     if ":" not in name:
-        return application(name, size, weights, dtype)
+        return application(name, size, weights, dtype, config.channels)
     try:
         make = imported(name)
         if not callable(make):
@@ -45,7 +45,7 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
             f"Received: encoder={name!r}"
         ) from error
     with policy(dtype):
-        model = make((size, size, 3))
+        model = make((size, size, config.channels))
     if isinstance(model, ImageEncoder):
         model.name = "encoder"  # under which exports keep it
         return model

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -26,12 +27,13 @@ from amdim_tf.data.data import Data
 from amdim_tf.data.splits import Split
 from amdim_tf.distribution import Devices, check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation import classifiers, fractions, predictions
+from amdim_tf.evaluation import classifiers, fractions
 from amdim_tf.evaluation.features import Features, digest, encode, kept_features
 from amdim_tf.evaluation.pictures import draw_confusion
 from amdim_tf.evaluation.predictions import Predictions
 from amdim_tf.evaluation.protocols import PROTOCOLS
 from amdim_tf.evaluation.protocols.protocol import find_protocol
+from amdim_tf.evaluation.regions import Regions
 from amdim_tf.files import local, read_json, write_json
 from amdim_tf.lock import locked
 from amdim_tf.training.building import check_config
@@ -48,7 +50,8 @@ class Settings:
         fast: whether linear and MLP classifiers learn from features that are computed once,
             instead of from augmented images by the reference's schedule.
         label_fraction: fraction of the training images that classifiers and neighbours learn from.
-        features: what they see of an image: "f1", or "mixture" for all of its mixture features.
+        features: what they see of an image: "f1", "mixture" for all of its mixture features, or a
+            map "f<n>" for protocols of maps.
     """
 
     fast: bool = False
@@ -94,7 +97,9 @@ def evaluate(
     """
     settings = Settings(fast, label_fraction, features)
     for name in chosen:
-        find_protocol(name)
+        kind = find_protocol(name)
+        if re.fullmatch(r"f([2-9]|[1-9]\d+)", features) and not kind.of_maps:
+            raise InputError(f"{name} classifies f1, not maps. Received: features={features}")
     read_config(workdir)  # a wrong directory is found before the data is read
     devices = choose_devices(strategy, xla)  # before TensorFlow runs anything
     check_config(config)
@@ -157,7 +162,8 @@ class Evaluation:
         """The encoder as it was trained, on all devices, and the step of its training."""
         with self.devices.strategy.scope():
             model, step = load_model(self.workdir, self.config.precision)
-            offered = {"f1": model.encoder} | model.objective.representations()
+            maps = {f"f{n}": model.encoder for n in model.encoder.scales}
+            offered = maps | model.objective.representations()
             if self.settings.features not in offered:
                 raise InputError(
                     f"features must be one of {', '.join(offered)} for workdir={self.workdir}. "
@@ -295,13 +301,18 @@ class Evaluation:
 
     def distributed(self, protocol: str) -> bool:
         """Whether all workers train the classifiers of a protocol together."""
-        return not self.settings.fast or "features" not in find_protocol(protocol).ways
+        return "views" in find_protocol(protocol).ways and not self.fast(protocol)
 
     def write(
-        self, path: pathlib.Path, protocol: str, found: Predictions, identity: str, seconds: float
+        self,
+        path: pathlib.Path,
+        protocol: str,
+        found: Predictions | Regions,
+        identity: str,
+        seconds: float,
     ) -> None:
         """Writes the result of `found`, and its confusion matrix."""
-        report, confusion = predictions.report(found, self.data.class_names)
+        report, confusion = found.report(self.data.class_names)
         result = {
             "protocol": protocol,
             "fast": self.fast(protocol),
@@ -309,7 +320,7 @@ class Evaluation:
             "features": self.settings.features,
             "labelled_images": self.labelled,
             # Bad images have no scores.
-            "test_images": len(found.labels),
+            "test_images": found.images,
             "accuracy": report,
             "seconds": round(seconds, 1),
             "config": fields(self.config),
@@ -322,7 +333,7 @@ class Evaluation:
             **environment(),
         }
         picture = path.with_suffix(".png")
-        draw_confusion(confusion, self.data.class_names, title(result), picture)
+        draw_confusion(confusion, list(report["per_class"]), title(result), picture)
         write_json(path, result)
 
 
@@ -330,7 +341,12 @@ def title(result: dict[str, Any]) -> str:
     """A result in one line."""
     accuracy = result["accuracy"]
     low, high = accuracy["interval"]
+    what = f"{result['config']['dataset']}, {result['protocol']}{' (fast)' * result['fast']}: "
+    names = ("mean IoU", "mean_iou", "pixels", "pixels")
+    if "top1" in accuracy:
+        names = ("top-1", "top1", "top-5", "top5")
+    first, key, second, other = names
     return (
-        f"{result['config']['dataset']}, {result['protocol']}{' (fast)' * result['fast']}: top-1 "
-        f"{accuracy['top1']:.3f} ({low:.3f} to {high:.3f}), top-5 {accuracy['top5']:.3f}"
+        f"{what}{first} {accuracy[key]:.3f} ({low:.3f} to {high:.3f}), "
+        f"{second} {accuracy[other]:.3f}"
     )

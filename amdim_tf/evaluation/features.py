@@ -148,14 +148,14 @@ def _kept(encoder, split, config, folder, step, writes=False):
 def raw_pixels(data: Data, split: Split, config: Config) -> Features:
     """The pixels of all images of a `split` as `Features`, at most `RAW_SIZE` a side.
 
-    They are kept as uint8, and normalised to (N,S*S*3) float32 when they are needed.
+    They are kept as uint8, and normalised to (N,S*S*C) float32 when they are needed.
     """
     size = min(config.image_size, RAW_SIZE)
     mean, std = (np.tile(np.float32(x), size * size) for x in (config.mean, config.std))
 
     def prepare(image):
         pixels = tf.cast(tf.round(views.center(image[None], size)[0]), tf.uint8)
-        return tf.ensure_shape(pixels, (size, size, 3))
+        return tf.ensure_shape(pixels, (size, size, data.channels))
 
     def function(places, images, labels):
         return images, labels

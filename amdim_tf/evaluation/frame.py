@@ -53,6 +53,16 @@ class Frame:
         return self.encoder.receptive_field(n) or (0, self.side / n, self.side / n)
 
 
+def shown_channels(images: np.ndarray) -> np.ndarray:
+    """`images` (...,C) in three channels: the first three, or the first one in grey.
+
+    Example:
+    >>> shown_channels(np.ones((8, 8, 5))).shape
+    (8, 8, 3)
+    """
+    return images[..., :3] if images.shape[-1] >= 3 else np.repeat(images[..., :1], 3, -1)
+
+
 def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     """A figure of `rows` x `columns` axes, each `width` x `height` inches."""
     return plt.subplots(

@@ -19,7 +19,7 @@ from amdim_tf.data import pipeline
 from amdim_tf.data.data import Data
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import maps
-from amdim_tf.evaluation.frame import Frame, bar, common_limits, grid
+from amdim_tf.evaluation.frame import Frame, bar, common_limits, grid, shown_channels
 from amdim_tf.training.learner import Learner
 from amdim_tf.typing import Config, Tensor
 
@@ -86,7 +86,7 @@ def draw(
     frame = Frame(model.encoder)
 
     def pixels(images):
-        return np.clip(images * np.array(config.std) + config.mean, 0, 1)
+        return shown_channels(np.clip(images * np.array(config.std) + config.mean, 0, 1))
 
     offered = maps.offered(model, shown.images)
     scored = maps.scored(offered)

@@ -37,32 +37,36 @@ class Predictions:
         """The fraction of images that are `correct`."""
         return float(self.correct(count).mean())
 
+    @property
+    def images(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    def report(self, class_names: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+        """Accuracies, as JSON has them.
+
+        Returns:
+            (report, confusion): the report is {"top1", "top5", "interval", "per_class"}, with the
+            95 % interval of top1 by bootstrap over images, and None for a class without images;
+            confusion counts images (classes,classes) by true and predicted class.
+        """
+        confusion = metrics.confusion_matrix(
+            self.labels, self.ranked[:, 0], labels=np.arange(len(class_names))
+        )
+        counts = zip(class_names, np.diag(confusion), confusion.sum(1), strict=True)
+        return {
+            "top1": self.accuracy(),
+            "interval": interval(self.correct()),
+            "top5": self.accuracy(RANKED),
+            "per_class": {
+                name: round(n / total, 4) if total else None for name, n, total in counts
+            },
+        }, confusion
+
 
 def rank(scores: Tensor) -> Tensor:
     """The best classes (N,k) int32 by `scores` (N,classes)."""
     return tf.math.top_k(scores, min(RANKED, scores.shape[1])).indices
-
-
-def report(
-    predictions: Predictions, class_names: Sequence[str]
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Accuracies of `Predictions`, as JSON has them.
-
-    Returns:
-        (report, confusion): the report is {"top1", "top5", "interval", "per_class"}, with the 95 %
-        interval of top1 by bootstrap over images, and None for a class without images; confusion
-        counts images (classes,classes) by true and predicted class.
-    """
-    confusion = metrics.confusion_matrix(
-        predictions.labels, predictions.ranked[:, 0], labels=np.arange(len(class_names))
-    )
-    counts = zip(class_names, np.diag(confusion), confusion.sum(1), strict=True)
-    return {
-        "top1": predictions.accuracy(),
-        "interval": interval(predictions.correct()),
-        "top5": predictions.accuracy(RANKED),
-        "per_class": {name: round(n / total, 4) if total else None for name, n, total in counts},
-    }, confusion
 
 
 def interval(values: np.ndarray) -> list[float]:

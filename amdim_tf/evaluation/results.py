@@ -85,7 +85,8 @@ def _row(result):
 
 
 def _accuracy(results):
-    values = [100 * result["accuracy"]["top1"] for result in results]
+    found = [result["accuracy"] for result in results]
+    values = [100 * each.get("top1", each.get("mean_iou")) for each in found]
     if len(values) == 1:
         low, high = (100 * limit for limit in results[0]["accuracy"]["interval"])
         return f"{values[0]:.1f} ({low:.1f} to {high:.1f})"

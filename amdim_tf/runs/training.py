@@ -11,6 +11,7 @@ import tensorflow as tf
 from amdim_tf.config import fields, file_name
 from amdim_tf.data import pipeline, sources
 from amdim_tf.data.data import Data
+from amdim_tf.data.statistics import pixel_statistics
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.rows import COLUMNS, ROWS
@@ -66,6 +67,8 @@ def train(
     check_config(config)
     check_batch(config.batch_size, config.micro_batch, devices.strategy)
     data, chief = sources.load(config, data_dir), devices.worker.chief
+    if not (config.mean and config.std):
+        config.mean, config.std = pixel_statistics(data, config)
     if find_objective(config.objective).needs_labels and not data.class_names:
         raise InputError(
             f"The objective {config.objective} needs classes. "
@@ -140,6 +143,7 @@ def plan(
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
     encoder, size = model.encoder, config.image_size
     start = f" from step {first_step}" if first_step else ""
+    colour = "; no hue, saturation or grey, which need 3 channels" * (config.channels != 3)
     seconds, stored = run.stop_seconds(model)
     return "\n".join(
         [
@@ -148,6 +152,7 @@ def plan(
             f"{len(data.class_names)} classes" + (f" ({data.note})" if data.note else ""),
             f"model     {config.encoder} ({encoder.phrase}) at {size} pixels: "
             f"{encoder.count_params():,} parameters, {model.count_params():,} with phi and probes",
+            f"pixels    {config.channels} channels, minus {config.mean}, over {config.std}{colour}",
             f"training  {last_step} steps of {config.batch_size} images{start}, "
             f"{model.objective}, seed {config.seed}",
             f"devices   {devices} ({hardware()})",

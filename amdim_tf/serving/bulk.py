@@ -20,7 +20,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from amdim_tf.data.array_records import in_array_records
-from amdim_tf.data.folders import EXTENSIONS, PassedOver, walk
+from amdim_tf.data.channels import decode, extensions
+from amdim_tf.data.folders import PassedOver, walk
 from amdim_tf.data.pipeline import transformed
 from amdim_tf.data.splits import FRAME_BYTES
 from amdim_tf.data.tfds_sets import IMAGE as PIXELS
@@ -78,8 +79,8 @@ class Job:
             chunks = sorted(tf.io.gfile.glob(self.path))
         if not chunks:
             raise InputError(
-                f"{self.source} must name at least one image file ({', '.join(EXTENSIONS)}) or "
-                f"TFRecord. Received: {self.path}"
+                f"{self.source} must name at least one image file "
+                f"({', '.join(self._endings())}) or TFRecord. Received: {self.path}"
             )
         return chunks
 
@@ -88,7 +89,7 @@ class Job:
         if not tf.io.gfile.isdir(self.path):
             return []
         passed_over = PassedOver()
-        found = list(walk(self.path, passed_over))
+        found = list(walk(self.path, passed_over, self._endings()))
         print(f"Found {len(found)} images in {self.path}. {passed_over}".strip(), flush=True)
         kept = f"{self.output}/{NAMES}"
         if not tf.io.gfile.exists(kept):
@@ -98,6 +99,9 @@ class Job:
         if added := len(set(found).difference(known)):
             print(f"{added} of them came after the job began, and need another output.", flush=True)
         return known
+
+    def _endings(self):
+        return extensions(len(_encoder(self)[1].mean))
 
     def _slices(self):
         split = self.path.rpartition("/")[2]
@@ -271,12 +275,13 @@ def _weights(job):
 def _functions(job):
     """Two functions, traced once: a record to its name and image, and images to f1."""
     encoder, preprocess = _encoder(job)
-    shape = (None, preprocess.image_size, preprocess.image_size, 3)
+    channels = len(preprocess.mean)
+    shape = (None, preprocess.image_size, preprocess.image_size, channels)
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)] * 2)
     def prepare(origin, record):
         name, contents = job.read(origin, record)
-        return name, preprocess.file(contents)
+        return name, preprocess(decode(contents, channels)[None])[0]
 
     return prepare, tf.function(encoder, [tf.TensorSpec(shape, tf.float32)], autograph=False)
 

@@ -40,6 +40,9 @@ def model_card(
     for name, signature in sorted(signatures.items()):
         if not name.startswith("__"):  # TensorFlow's own
             lines.append([f"`{name}`", tensors(signature.inputs), tensors(signature.outputs)])
+    three = config.channels == 3
+    channels = "per channel red, green, blue" if three else f"for {config.channels} channels"
+    pixels = "uint8" if three else "float32, pixels in 0..255,"
     return f"""# AMDIM encoder: {config.dataset}, {config.size}
 
 Image features learned without labels by Augmented Multiscale Deep InfoMax (arXiv 1906.00910).
@@ -49,8 +52,8 @@ Image features learned without labels by Augmented Multiscale Deep InfoMax (arXi
 
 {command.markdown(lines)}
 
-N is the number of images, at least 1. `images` in uint8 may be of any height and width, up to
-{MAX_PIXELS} pixels; `bytes` are JPEG, PNG, WebP, BMP, or GIF, of which the first frame counts. A
+N is the number of images, at least 1. `images` in {pixels} may be of any height and width, up
+to {MAX_PIXELS} pixels; `bytes` are JPEG, PNG, WebP, BMP, or GIF, of which the first frame counts. A
 JPEG is turned as its Exif orientation says. f1 is the representation, f<n> are its maps, and r<n>
 the embeddings that the objective scores.
 
@@ -64,7 +67,7 @@ the embeddings that the objective scores.
 
 ## Normalisation
 
-Pixels in 0..1, minus {tuple(config.mean)}, over {tuple(config.std)}, per channel red, green, blue.
+Pixels in 0..1, minus {tuple(config.mean)}, over {tuple(config.std)}, {channels}.
 All signatures but `normalized` do this themselves.
 
 ## Limits

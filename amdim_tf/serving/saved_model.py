@@ -22,6 +22,8 @@ from amdim_tf.training.run_directory import METADATA, environment, values
 from amdim_tf.training.run_files import to_config
 from amdim_tf.typing import Config
 
+# Channels that image files other than TIFF have.
+IN_FILES = (1, 3, 4)
 XLA_PREFIX = "python-xla-"
 
 
@@ -38,9 +40,11 @@ def export(
 
     Signatures, with dictionaries of these names in and out:
         serving_default: `images` uint8 (N,H,W,3), any size, prepared as at test time -> `f1`
-            (N,nrkhs) float32.
-        encoded: `bytes` string (N), image files as `decoding.decode` takes them -> `f1`.
-        normalized: `images` float32 (N,S,S,3), normalised -> `f1`, the maps `f<n>` (N,n,n,c), and
+            (N,nrkhs) float32. With C other than 3 channels here and below float32 (N,H,W,C) in
+            [0, 255].
+        encoded, for 1, 3 or 4 channels: `bytes` string (N), image files as `channels.decode` takes
+            them, without TIFF -> `f1`.
+        normalized: `images` float32 (N,S,S,C), normalised -> `f1`, the maps `f<n>` (N,n,n,c), and
             for AMDIM the embeddings `r1` (N,nrkhs) and `r<n>` (N,n,n,nrkhs).
         classify, if there are classes: `images` uint8 (N,H,W,3) -> `linear_logits`,
             `mlp_logits`, `linear_probabilities` (N,classes) float32, and `classes` (N) string, the
@@ -136,7 +140,7 @@ def signatures(
     model: keras.Model, config: Config, class_names: Sequence[str], compiled: bool = False
 ) -> dict[str, Callable]:
     """{name: tf.function}, see `export`."""
-    size = config.image_size
+    size, channels, dtype = config.image_size, config.channels, _dtype(config)
     preprocess = Preprocess(size, config.mean, config.std)
 
     @tf.function(autograph=False, jit_compile=compiled)
@@ -154,7 +158,7 @@ def signatures(
 
     def normalized(images):
         # Without this an image of a wrong shape can abort the server.
-        return features(finite(some(tf.ensure_shape(images, (None, size, size, 3)))))
+        return features(finite(some(tf.ensure_shape(images, (None, size, size, channels)))))
 
     def classify(images):
         logits = model.probes(f1_of(preprocess(images)))
@@ -172,33 +176,45 @@ def signatures(
         return tf.function(function, [spec], autograph=False)
 
     served = {
-        "serving_default": concrete(serving_default, tf.uint8, None, None, 3),
-        "encoded": concrete(encoded, tf.string),
-        "normalized": concrete(normalized, tf.float32, size, size, 3),
+        "serving_default": concrete(serving_default, dtype, None, None, channels),
+        "normalized": concrete(normalized, tf.float32, size, size, channels),
     }
+    if channels in IN_FILES:
+        served["encoded"] = concrete(encoded, tf.string)
     if class_names:
-        served["classify"] = concrete(classify, tf.uint8, None, None, 3)
+        served["classify"] = concrete(classify, dtype, None, None, channels)
     return served
+
+
+def _dtype(config):
+    """That of images that are not normalised: three channels are files of 8 bits."""
+    return tf.uint8 if config.channels == 3 else tf.float32
 
 
 def make_examples(
     model: keras.Model, config: Config, class_names: Sequence[str]
 ) -> dict[str, tuple[dict, dict]]:
     """{signature: (inputs, outputs)} for two random images; Keras computes the outputs."""
-    size = config.image_size
+    size, channels = config.image_size, config.channels
     preprocess = Preprocess(size, config.mean, config.std)
-    images = np.random.default_rng(0).integers(0, 256, (2, size + 9, 2 * size, 3), "uint8")
-    files = [tf.io.encode_png(images[0]).numpy(), tf.io.encode_jpeg(images[1]).numpy()]
-    normalised, decoded = preprocess(images), tf.stack([preprocess.file(file) for file in files])
-    features, of_files = (
-        {name: np.float32(value) for name, value in model.features(x).items()}
-        for x in (normalised, decoded)
-    )
+    shape = (2, size + 9, 2 * size, channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
+    images = pixels.astype(_dtype(config).as_numpy_dtype)
+
+    def features_of(images):
+        return {name: np.float32(value) for name, value in model.features(images).items()}
+
+    normalised = preprocess(images)
+    features = features_of(normalised)
     examples = {
         "serving_default": ({"images": images}, {"f1": features["f1"]}),
-        "encoded": ({"bytes": np.array(files, object)}, {"f1": of_files["f1"]}),
         "normalized": ({"images": normalised.numpy()}, features),
     }
+    if channels in IN_FILES:
+        encode = (tf.io.encode_png, tf.io.encode_png if channels == 4 else tf.io.encode_jpeg)
+        files = [each(image).numpy() for each, image in zip(encode, pixels, strict=True)]
+        of_files = features_of(tf.stack([preprocess.file(file) for file in files]))
+        examples["encoded"] = ({"bytes": np.array(files, object)}, {"f1": of_files["f1"]})
     if class_names:
         logits = {name: value.numpy() for name, value in model.probes(features["f1"]).items()}
         best = logits["linear"].argmax(-1)

@@ -52,6 +52,10 @@ def benchmark(
     """
     devices, table = choose_strategy(strategy), Table()
     check_config(config)
+    if config.channels != 3:
+        raise InputError(
+            f"The benchmark's photographs have 3 channels. Received: channels={config.channels}"
+        )
     check_batch(config.batch_size, config.micro_batch, devices)
     if not memory_only:
         for precision, compiled in measured:

@@ -25,8 +25,7 @@ def check_config(config: Config) -> None:
     Policy(**config.views)
     encoder = build_encoder(config)
     encoder.freeze(config.freeze)
-    if encoder.normalisation:
-        config.mean, config.std = encoder.normalisation
+    _normalise(config, encoder)
     if config.micro_batch and encoder.use_bn:
         raise InputError(
             "micro_batch is valid only without batch norm inside the encoder, which would not see "
@@ -36,6 +35,27 @@ def check_config(config: Config) -> None:
     config.tasks = config.tasks or tasks_text(default_tasks(encoder.scales))
     kind.check(config)
     kind.of(config).build(encoder)
+
+
+def _normalise(config, encoder):
+    """Has `config` normalise images as `encoder` says, or else by its own numbers.
+
+    Those of a data set's config are of three channels: for others they are measured, see `train`.
+    """
+    if encoder.normalisation:
+        config.mean, config.std = encoder.normalisation
+    elif config.channels != 3 and len(config.mean) == len(config.std) == 3:
+        config.mean = config.std = ()
+    for name in ("mean", "std"):
+        if len(config[name]) not in (0, config.channels):
+            raise InputError(
+                f"{name} must be {config.channels} numbers, one per channel, or empty. "
+                f"Received: {name}={config[name]}"
+            )
+    if config.channels != 3 and config.views.autoaugment:
+        raise InputError(
+            f"views.autoaugment needs images of 3 channels. Received: channels={config.channels}"
+        )
 
 
 def build_encoder(config: Config, dtype: str | None = None) -> ImageEncoder:

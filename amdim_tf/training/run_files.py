@@ -8,7 +8,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.files import local
 from amdim_tf.typing import Config
 
-OF_ENCODER = ("encoder", "image_size", "ndf", "nrkhs", "ndepth", "use_bn", "tasks")
+OF_ENCODER = ("encoder", "image_size", "channels", "ndf", "nrkhs", "ndepth", "use_bn", "tasks")
 
 
 def read_config(path: str | pathlib.Path | None) -> dict:

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from long import most_long
 
 from amdim_tf.config import load_config
 from amdim_tf.data import pipeline, sources, tfds_sets
@@ -142,7 +143,7 @@ def load(folder, **fields):
     return sources.load(config, str(folder)), config
 
 
-@pytest.mark.parametrize("geometry", ["crop", "translate"])
+@pytest.mark.parametrize("geometry", most_long(["translate", "crop"], 2))
 def test_200_malformed_images_among_good_ones(geometry, folder, capfd):
     data, config = load(folder, bad_images=0.7)
     config.views.geometry = geometry
@@ -164,6 +165,7 @@ def test_200_malformed_images_among_good_ones(geometry, folder, capfd):
     assert data.failures.names[0] in shown
 
 
+@pytest.mark.long
 def test_the_same_steps_from_anywhere_with_bad_images(folder):
     def steps(first):
         data, config = load(folder)
@@ -204,6 +206,7 @@ def test_too_many_bad_images_are_refused_in_one_sentence(folder):
         check_config(config)
 
 
+@pytest.mark.long
 def test_a_batch_of_nothing_but_bad_images_is_one_without_labels(tmp_path):
     for split, name in itertools.product(("train", "val"), "ab"):
         for i in range(2):

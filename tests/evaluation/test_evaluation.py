@@ -16,6 +16,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.evaluation import evaluation, features
 from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.evaluation.features import encode, kept_features
+from amdim_tf.evaluation.predictions import Predictions
 from amdim_tf.runs.training import train
 from amdim_tf.training.checkpoints import Checkpoints
 from amdim_tf.training.run_directory import load_model
@@ -111,10 +112,8 @@ def test_what_was_measured_before_is_not_measured_again(trained, tmp_path, monke
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     first = evaluate(run, config_of(run), ("knn",))
-    measured, report = [], evaluation.predictions.report
-    monkeypatch.setattr(
-        evaluation.predictions, "report", lambda *x: measured.append(0) or report(*x)
-    )
+    measured, report = [], Predictions.report
+    monkeypatch.setattr(Predictions, "report", lambda *x: measured.append(0) or report(*x))
     config = config_of(run)
     config.micro_batch = 2  # how it computes may change
     assert evaluate(run, config, ("knn",)) == first and not measured

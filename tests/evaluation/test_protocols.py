@@ -10,7 +10,7 @@ from amdim_tf.evaluation import neighbours
 from amdim_tf.evaluation.classifiers import fit_on_features, predictions
 from amdim_tf.evaluation.features import Features
 from amdim_tf.evaluation.fractions import balanced_places
-from amdim_tf.evaluation.predictions import Predictions, interval, rank, report
+from amdim_tf.evaluation.predictions import Predictions, interval, rank
 from amdim_tf.evaluation.protocols.knn import knn
 from amdim_tf.evaluation.rows import measure_row
 
@@ -123,7 +123,7 @@ def test_report_by_hand():
     labels = np.repeat([0, 1, 2, 3], 25)
     predicted = np.where(np.arange(100) % 5 == 0, 5, labels)  # every fifth image is taken for 5
     ranked = np.stack([predicted, np.where(predicted == 5, labels, 4)], 1)
-    found, confusion = report(Predictions(labels, ranked), [*"abcdef"])
+    found, confusion = Predictions(labels, ranked).report([*"abcdef"])
     assert found["top1"] == 0.8 and found["top5"] == 1.0
     assert found["per_class"] == dict.fromkeys("abcd", 0.8) | {"e": None, "f": None}
     np.testing.assert_array_equal(confusion[:4, 5], 5)

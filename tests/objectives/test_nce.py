@@ -120,7 +120,7 @@ def test_every_task_in_both_directions():
 
 @pytest.mark.parametrize("tasks", most_long(["1-5,1-7,5-5", "1-1,5-7,7-1,7-7"], 2))
 @pytest.mark.parametrize("clip", most_long([20.0, None], 2))
-@pytest.mark.parametrize("compiled, mixture", [(False, False), (True, True)])
+@pytest.mark.parametrize("compiled, mixture", most_long([(True, True), (False, False)], 2))
 def test_blocks_have_the_values_and_gradients_of_the_whole(
     tasks, clip, compiled, mixture, monkeypatch
 ):

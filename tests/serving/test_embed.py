@@ -226,6 +226,7 @@ def test_what_is_broken_is_named_before_its_part_is_there(encoder, few, tmp_path
     assert embed(job) == ["bad.png"] and len(rows(tmp_path / "features")) == 6
 
 
+@pytest.mark.long
 def test_files_that_vanish_or_appear_do_not_end_a_job(encoder, few, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bulk, "PART_IMAGES", 2)
     (few / "link.png").symlink_to(tmp_path / "nowhere")
@@ -277,6 +278,7 @@ def test_other_weights_under_the_same_path_are_another_job(few, tmp_path):
                 embed(job)
 
 
+@pytest.mark.long
 def test_an_output_of_the_first_version_goes_on(encoder, few, tmp_path):
     output = tmp_path / "features"
     job = Job(encoder, str(output), "parquet", "folder", str(few))
@@ -298,6 +300,7 @@ def test_another_file_system_is_written_and_an_unknown_one_refused(encoder, few)
         embed(Job(encoder, "s4://features", "tfrecord", "folder", str(few)))
 
 
+@pytest.mark.long
 def test_array_records_of_tfds(encoder, few, tmp_path):
     files = sorted(map(str, few.iterdir()))
     for file_format in ("array_record", "tfrecord"):

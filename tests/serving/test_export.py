@@ -209,6 +209,7 @@ def test_versions_count_up_and_stay(exported, tmp_path):
         export(model, config, tmp_path / "file")
 
 
+@pytest.mark.long
 def test_half_the_bytes_in_bfloat16(exported, tmp_path):
     model, config, folder = exported
     small = build_model(config, len(CLASSES), "bfloat16")
@@ -231,6 +232,7 @@ def test_half_the_bytes_in_bfloat16(exported, tmp_path):
     assert sizes[0] - classifiers < 0.6 * (sizes[1] - classifiers)
 
 
+@pytest.mark.long
 def test_one_compiled_for_python_is_none_for_servers(exported, tmp_path):
     model, config, _ = exported
     target = export(model, config, tmp_path, 3, CLASSES, compiled=True)

@@ -97,6 +97,7 @@ def test_labels_of_every_form_are_the_same_labels(name):
     np.testing.assert_array_equal(found, LABELS)
 
 
+@pytest.mark.long
 def test_labels_in_a_column_train_and_measure_as_flat_ones(amdim):
     """As `keras.datasets.cifar10` has them; those of no known class do not count."""
     unknown = np.where(LABELS == 0, -1, LABELS)
@@ -131,6 +132,7 @@ def test_other_labels_are_refused_and_change_nothing(amdim, name):
     assert_same(amdim, before)
 
 
+@pytest.mark.long
 def test_labels_of_a_model_without_classes_are_not_looked_at():
     model, other = tiny(classes=0), tiny(classes=0)
     model.fit(VIEWS, batch_size=5, **QUIET)
@@ -191,6 +193,7 @@ def test_what_are_no_views_is_refused(amdim):
             call()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", most_long([7, 2, 3], 3))
 def test_several_steps_per_execution_see_every_batch(steps):
     models = tiny(), tiny(compiled=EAGER | {"steps_per_execution": steps})
@@ -362,6 +365,7 @@ def test_saved_models_train_on_as_if_they_had_not_been_saved(name, tmp_path):
     assert loaded.run_eagerly == model.run_eagerly
 
 
+@pytest.mark.long
 def test_weights_copies_and_exports(amdim, tmp_path):
     amdim.save_weights(tmp_path / "model.weights.h5")
     copy, clone = tiny(), keras.models.clone_model(amdim)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden_values import scored
+from long import most_long
 
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.objectives.probes import probe_loss
@@ -51,7 +52,7 @@ def test_labels_do_not_reach_the_representation():
     assert (probes[0] != probes[1]).any()
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", most_long([True, False], 2))
 def test_a_classifier_learns_labels_with_or_without_its_encoder(frozen):
     model = tiny()
     before = [weight.numpy() for weight in model.encoder.weights]
@@ -87,6 +88,7 @@ def test_images_of_no_known_class_do_not_count():
     assert float(probe_loss(tf.fill([8], -1), tf.zeros((8, 5)))) == 0
 
 
+@pytest.mark.long
 def test_training_without_classes():
     encoder = Encoder(image_size=32, ndf=8, nrkhs=32, ndepth=1)
     model = AMDIM(encoder, classes=0)

@@ -7,6 +7,7 @@ finds it here by its name, and outside of the package as MODULE:CLASS; see docs/
 from typing import TYPE_CHECKING
 
 from amdim_tf.evaluation.predictions import Predictions
+from amdim_tf.evaluation.regions import Regions
 from amdim_tf.finding import find
 
 if TYPE_CHECKING:
@@ -19,20 +20,22 @@ class Protocol:
     Attributes:
         ways: "views" if it can learn from augmented images, "features" if it can learn from
             features that are computed once. If it can do both, --fast chooses "features".
+        of_maps: whether it classifies the locations of a map, and not f1.
         training: the name of the protocol that trains its classifiers, if that is another one.
     """
 
     ways: tuple[str, ...] = ("features",)
+    of_maps: bool = False
     training: str = ""
 
-    def predictions(self, evaluation: "Evaluation") -> Predictions | None:
-        """Its classes for the test images.
+    def predictions(self, evaluation: "Evaluation") -> Predictions | Regions | None:
+        """Its classes for the test images, or for their pixels.
 
         Args:
             evaluation: an `evaluation.Evaluation`, which has data, encoder and features.
 
         Returns:
-            `Predictions`; workers other than the chief may return None.
+            `Predictions` or `Regions`; workers other than the chief may return None.
         """
         raise NotImplementedError
 

@@ -1,0 +1,143 @@
+"""Images of other than three channels: grey ones, and those of instruments, as PNG or TIFF.
+
+Pixels keep their precision: 8 bits, 16 bits, and the floats 0..1 of a TIFF all become float32 in
+[0, 255].
+"""
+
+import io
+import logging
+
+import numpy as np
+import tensorflow as tf
+import tifffile
+
+from amdim_tf.data import decoding
+from amdim_tf.data.color import grayscale
+from amdim_tf.data.folders import EXTENSIONS
+from amdim_tf.errors import one_line
+from amdim_tf.typing import Tensor
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# The largest array: with many channels, fewer pixels are allowed.
+MAX_NUMBERS = 4 * decoding.MAX_PIXELS
+# White, by the type of a pixel.
+WHITE = {"uint8": 255, "uint16": 65535, "float16": 1, "float32": 1, "float64": 1}
+# What tifffile finds strange in a file, the reader of its pixels finds wrong.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+def extensions(channels: int) -> tuple[str, ...]:
+    """Endings of the names of files that are images with that many `channels`."""
+    return EXTENSIONS if channels == 3 else (*EXTENSIONS, ".tif", ".tiff")
+
+
+def decode(contents: Tensor, channels: int, tiff: bool = True) -> Tensor:
+    """The pixels (H,W,channels) of an image file, a string scalar.
+
+    Three channels are uint8, see `decoding.decode`; others are float32 in [0, 255]. A single
+    channel is the luma of an image in colour; else the file must have that many channels, of
+    which transparency is one.
+
+    Args:
+        tiff: whether TIFFs are read, too, which needs Python.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the file has other channels, or cannot be decoded.
+
+    Example:
+    >>> decode(tf.io.encode_png(tf.zeros((5, 4, 1), tf.uint16)), channels=1).shape
+    TensorShape([None, None, 1])
+    """
+    if channels == 3:
+        return decoding.decode(contents)
+    return _fit(_pixels(contents, tiff), channels)
+
+
+def reason(contents: bytes, channels: int) -> str:
+    """Why the `contents` of a file are not decoded, in a few words; "" if they are."""
+    if channels == 3:
+        return decoding.reason(contents)
+    if contents[:4] in TIFF:
+        try:
+            found = _read(contents).shape[-1]
+        except Exception as error:  # tifffile and its codecs do not document what they raise
+            return f"a TIFF that cannot be read: {one_line(error)}"
+    else:
+        refusal = decoding.fault(tf.constant(contents)).numpy().decode()
+        if refusal:
+            return refusal
+        try:
+            found = _pixels(tf.constant(contents), tiff=False).shape[-1]
+        except tf.errors.InvalidArgumentError:
+            return "an image that is broken or truncated"
+    fits = found == channels or channels == 1
+    return "" if fits else f"an image of {found} channels, not {channels}"
+
+
+def _pixels(contents, tiff):
+    """The pixels of a file in its own channels, float32 in [0, 255]."""
+    head = tf.strings.substr(contents, 0, 4)
+
+    def of_tiff():
+        pixels = tf.ensure_shape(tf.numpy_function(_tiff, [contents], tf.float32), [None] * 3)
+        return decoding.checked(pixels, tf.size(pixels) > 0, "A TIFF must be readable")
+
+    def of_png():
+        # TensorFlow multiplies pixels of 8 bits by 257.
+        pixels = tf.io.decode_png(decoding.plausible(contents), 0, tf.uint16)
+        return tf.cast(pixels, tf.float32) / 257
+
+    def of_other():
+        return tf.cast(decoding.decode(contents), tf.float32)
+
+    cases = [(head == b"\x89PNG", of_png)]
+    if tiff:
+        cases.append((tf.reduce_any(head == TIFF), of_tiff))
+    return tf.case(cases, of_other)
+
+
+def _fit(pixels, channels):
+    """The `pixels` (H,W,c) in that many `channels`."""
+    found = tf.shape(pixels)[-1]
+    if channels == 1:
+
+        def luma():
+            return grayscale(tf.ensure_shape(pixels[..., :3], (None, None, 3)))[..., :1]
+
+        pixels = tf.cond(found < 3, lambda: pixels[..., :1], luma)
+    else:
+        wrong = f"An image must have {channels} channels. Received"
+        pixels = decoding.checked(pixels, found == channels, wrong, found)
+    return tf.ensure_shape(pixels, (None, None, channels))
+
+
+def _tiff(contents):
+    """What `_read` gives; an array without numbers if it fails."""
+    try:
+        return _read(contents)
+    except Exception:  # see `reason`, which says why
+        return np.zeros((0, 0, 0), "float32")
+
+
+def _read(contents):
+    """The pixels (H,W,c) float32 in [0, 255] of the first image in a TIFF, bytes."""
+    with tifffile.TiffFile(io.BytesIO(contents)) as file:
+        page, series = file.pages.first, file.series[0]
+        axes = [axis for axis, n in zip(series.axes, series.shape, strict=True) if n > 1]
+        others = [axis for axis in axes if axis not in "YX"]
+        white = WHITE.get(series.dtype.name)
+        if white is None or page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            raise ValueError(f"pixels of the kind {series.dtype.name} or of a palette")
+        if len(others) > 1 or not 0 < series.size <= MAX_NUMBERS:
+            raise ValueError(f"an array {series.shape}, no image of at most {MAX_NUMBERS} numbers")
+        pixels = np.asarray(series.asarray(), "float32")
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        pixels = white - pixels
+    sides = [series.shape[series.axes.index(axis)] for axis in "YX"]
+    if others:
+        pixels = np.moveaxis(pixels.squeeze(), axes.index(others[0]), -1)
+    pixels = pixels.reshape(*sides, -1) * np.float32(255 / white)
+    # Not a number is neither.
+    if not (pixels.min() >= 0 and pixels.max() <= 255):
+        raise ValueError("floats beyond 0..1, which stand for black and white")
+    return pixels
