@@ -1,13 +1,15 @@
 """The encoders that test_every_encoder checks, each as a user would name it in a config.
 
-`every_encoder.py FILE STRATEGY NAME...` trains them on the devices of STRATEGY, in a process of its
-own: logical devices have to be made before TensorFlow touches the processor.
+`every_encoder.py FILE STRATEGY WHAT NAME...` runs them on the devices of STRATEGY, in a process of
+its own: logical devices have to be made before TensorFlow touches the processor.
 """
 
+import functools
 import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from amdim_tf.config import load_config
@@ -70,11 +72,19 @@ ENCODERS = {
 }
 
 
-def config_of(name, **fields):
-    """A checked config for the encoder."""
+@functools.cache
+def checked(name):
+    """A config for the encoder; to check it makes the encoder."""
     config = load_config("photo_patches")
-    config.update(SMALL | {"probe_images": 60} | ENCODERS[name] | fields)
+    config.update(SMALL | {"probe_images": 60} | ENCODERS[name])
     check_config(config)
+    return config
+
+
+def config_of(name, **fields):
+    """A checked config for the encoder, to be changed at will."""
+    config = checked(name).copy_and_resolve_references()
+    config.update(fields)
     return config
 
 
@@ -92,8 +102,38 @@ def weights_after_training(strategy, name):
     return [np.array(logs["loss"]), *model.get_weights()]
 
 
+def gradients(strategy, name):
+    """Those of all weights by a sum over features in float64, and the averages of batch norm."""
+    config, generator = config_of(name), np.random.default_rng(0)
+    size, replicas = config.image_size, strategy.num_replicas_in_sync
+    views = generator.normal(size=(2, 4, size, size, 3))
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        encoder = build_encoder(config, "float64")
+    weights = [variable.value for variable in encoder.trainable_variables]
+
+    def share(context):
+        own = np.split(views, replicas, axis=1)[context.replica_id_in_sync_group]
+        return tf.constant(own.reshape(-1, *own.shape[2:]))
+
+    def of_replica(images):
+        with tf.GradientTape() as tape:
+            features = encoder(images, training=True, views=2)
+            total = sum(tf.reduce_sum(tf.sin(value)) for value in features.values())
+        found = tape.gradient(total, weights, unconnected_gradients="zero")
+        return tf.distribute.get_replica_context().all_reduce("SUM", found)
+
+    images = strategy.experimental_distribute_values_from_function(share)
+    found = strategy.run(of_replica, (images,))
+    first = [strategy.experimental_local_results(each)[0].numpy() for each in found]
+    return [*first, *(np.array(each) for each in encoder.non_trainable_variables)]
+
+
+# What is compared on two replicas and one.
+COMPARED = {"training": weights_after_training, "gradients": gradients}
+
 if __name__ == "__main__":
-    path, strategy_name, *names = sys.argv[1:]
+    path, strategy_name, what, *names = sys.argv[1:]
     chosen = choose_strategy(strategy_name)
-    found = {name: weights_after_training(chosen, name) for name in names}
+    found = {name: COMPARED[what](chosen, name) for name in names}
     np.savez(path, **{f"{name}/{i}": x for name, all_ in found.items() for i, x in enumerate(all_)})

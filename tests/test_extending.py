@@ -112,10 +112,12 @@ def plain(folder, tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("flag", ["--strategy=cpu:2", "--xla=on", "--config.micro_batch=8"])
-def test_it_trains_on_replicas_by_xla_and_in_micro_batches(folder, plain, tmp_path, flag):
+@pytest.mark.parametrize(
+    "flags", [["--strategy=cpu:2", "--xla=on"], ["--strategy=cpu:2", "--config.micro_batch=8"]]
+)
+def test_it_trains_on_replicas_by_xla_and_in_micro_batches(folder, plain, tmp_path, flags):
     """To the weights of one replica without XLA."""
-    found = trained_by_command(folder, tmp_path / "run", flag)
+    found = trained_by_command(folder, tmp_path / "run", *flags)
     for ours, theirs in zip(found, plain, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
 

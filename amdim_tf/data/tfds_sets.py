@@ -90,7 +90,8 @@ def from_tfds(config: Config, data_dir: str | None) -> Data:
     def masks(kind):
         name = config.test_split if kind == "test" else config.probe_split or config.train_split
         skip = {key: tfds.decode.SkipDecoding() for key in ("image", mask)}
-        examples = builder.as_dataset(split=name, decoders=skip)
+        in_order = tfds.ReadConfig(interleave_cycle_length=1)
+        examples = builder.as_dataset(split=name, decoders=skip, read_config=in_order)
         return examples.map(lambda example: (example["image"], example[mask]))
 
     def split(name, lowest):

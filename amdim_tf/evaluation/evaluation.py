@@ -341,12 +341,10 @@ def title(result: dict[str, Any]) -> str:
     """A result in one line."""
     accuracy = result["accuracy"]
     low, high = accuracy["interval"]
-    what = f"{result['config']['dataset']}, {result['protocol']}{' (fast)' * result['fast']}: "
-    names = ("mean IoU", "mean_iou", "pixels", "pixels")
-    if "top1" in accuracy:
-        names = ("top-1", "top1", "top-5", "top5")
-    first, key, second, other = names
+    names = {"top1": "top-1", "top5": "top-5", "mean_iou": "mean IoU", "pixels": "pixels"}
+    first, second = (name for name in names if name in accuracy)
     return (
-        f"{what}{first} {accuracy[key]:.3f} ({low:.3f} to {high:.3f}), "
-        f"{second} {accuracy[other]:.3f}"
+        f"{result['config']['dataset']}, {result['protocol']}{' (fast)' * result['fast']}: "
+        f"{names[first]} {accuracy[first]:.3f} ({low:.3f} to {high:.3f}), "
+        f"{names[second]} {accuracy[second]:.3f}"
     )

@@ -72,11 +72,11 @@ def last_checkpoints(run):
 def test_on_any_devices_and_killed_in_the_middle_it_measures_the_same(
     trained, tmp_path, monkeypatch
 ):
-    """On one, two and four devices; killed on one it ends with the same numbers, bit for bit."""
-    runs = {name: tmp_path / name for name in ("one", "killed", "cpu:2", "cpu:4")}
+    """On one device and two; killed on one it ends with the same numbers, bit for bit."""
+    runs = {name: tmp_path / name for name in ("one", "killed", "cpu:2")}
     for path in runs.values():
         shutil.copytree(trained, path)
-    several = {name: start(runs[name], f"--strategy={name}") for name in ("cpu:2", "cpu:4")}
+    on_two = start(runs["cpu:2"], "--strategy=cpu:2")
     kills = 0
     for training in ("probes-0.1", "finetune-0.1"):
         process = start(runs["killed"], "--strategy=none")
@@ -98,12 +98,11 @@ def test_on_any_devices_and_killed_in_the_middle_it_measures_the_same(
             np.testing.assert_array_equal(ours[name], value, f"{training} {name}")
     whole = accuracies(runs["one"])
     assert len(whole) == len(CHOSEN) and accuracies(runs["killed"]) == whole
-    for name, process in several.items():
-        output, error = process.communicate(timeout=600)
-        assert process.returncode == 0, error
-        assert output.count("top-1") == len(CHOSEN)
-        assert accuracies(runs[name]) == whole, name
-        assert not list((runs[name] / "evaluation").glob("*/checkpoints"))
+    output, error = on_two.communicate(timeout=600)
+    assert on_two.returncode == 0, error
+    assert output.count("top-1") == len(CHOSEN)
+    assert accuracies(runs["cpu:2"]) == whole
+    assert not list((runs["cpu:2"] / "evaluation").glob("*/checkpoints"))
 
 
 @pytest.mark.long

@@ -88,6 +88,7 @@ class Segments:
         description = {
             "step": step,
             "encoder": evaluation.encoder_digest,
+            "precision": self.encoder.dtype_policy.name,
             "map": n,
             "data": split.digest,
             "label_fraction": evaluation.settings.label_fraction if kind == "known" else 1,
