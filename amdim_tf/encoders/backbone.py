@@ -13,6 +13,8 @@ from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.typing import Tensor
 
+# That of batch norm, at most: the reference's.
+MOMENTUM = 0.9
 # {mode: (mean, std) of pixels in 0..1}, as keras.applications names and defines them.
 NORMALISATIONS = {
     "tf": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -32,7 +34,8 @@ class Backbone(ImageEncoder):
     which maps it has.
 
     The model becomes a part of the encoder, with its weights. Its batch norm becomes the project's
-    `BatchNorm`, with statistics of the global batch by view. Its random layers, such as dropout and
+    `BatchNorm`, with statistics of the global batch by view, and averages over some ten updates, as
+    the reference's. Its random layers, such as dropout and
     stochastic depth, become the identity, since a step must not depend on the number of replicas.
 
     Args:
@@ -219,6 +222,9 @@ def _adapt(layer: keras.layers.Layer) -> None:
                 f"Received: {layer.name}, which normalises axis {layer.axis}"
             )
         layer.__class__ = BatchNorm
+        # With Keras's 0.99 or 0.999, averages of a short training would be mostly those it began
+        # with, and what is measured by them chance.
+        layer.momentum = min(layer.momentum, MOMENTUM)
     elif isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
         layer.__class__ = GroupedConvolution
     elif hasattr(layer, "seed_generator"):

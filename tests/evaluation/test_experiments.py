@@ -59,7 +59,6 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize(
     "dataset, splits",
     [
-        ("cifar10", {"train_split": "train[:200]", "test_split": "test[:100]"}),
         ("stl10", {"probe_split": "train[:200]", "test_split": "test[:100]"}),
         ("imagenet2012", {"train_split": "train[:100]", "test_split": "validation[:50]"}),
         ("image_folder", {}),
