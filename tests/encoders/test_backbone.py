@@ -160,3 +160,14 @@ def test_frozen_stages_are_not_trained(name):
         changed = not np.array_equal(weight.numpy(), before[weight.path])
         statistics = "moving" in weight.path
         assert statistics or changed == (weight.path not in frozen), weight.path
+
+
+def test_averages_of_batch_norm_follow_a_short_training():
+    """By Keras's own momentum, an encoder of 100 updates would be measured with the initial ones."""
+    norm = layers.BatchNormalization(momentum=0.999)
+    sequence = [keras.Input((8, 8, 3)), layers.Conv2D(4, 3, 2, "same"), norm]
+    encoder = Backbone(keras.Sequential([*sequence, layers.Activation("tanh")]))
+    images = 5 + 3 * keras.random.normal((16, 8, 8, 3), seed=0)
+    for _ in range(100):
+        learned = encoder(images, training=True)["f1"]
+    np.testing.assert_allclose(encoder(images)["f1"], learned, atol=0.01)
