@@ -163,7 +163,7 @@ def test_frozen_stages_are_not_trained(name):
 
 
 def test_averages_of_batch_norm_follow_a_short_training():
-    """By Keras's own momentum, an encoder of 100 updates would be measured with the initial ones."""
+    """By Keras's own momentum, they would be mostly the initial ones after 100 updates."""
     norm = layers.BatchNormalization(momentum=0.999)
     sequence = [keras.Input((8, 8, 3)), layers.Conv2D(4, 3, 2, "same"), norm]
     encoder = Backbone(keras.Sequential([*sequence, layers.Activation("tanh")]))
