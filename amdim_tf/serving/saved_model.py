@@ -175,12 +175,10 @@ def signatures(
         spec = tf.TensorSpec((None, *shape), dtype, name)
         return tf.function(function, [spec], autograph=False)
 
-    served = {
-        "serving_default": concrete(serving_default, dtype, None, None, channels),
-        "normalized": concrete(normalized, tf.float32, size, size, channels),
-    }
+    served = {"serving_default": concrete(serving_default, dtype, None, None, channels)}
     if channels in IN_FILES:
         served["encoded"] = concrete(encoded, tf.string)
+    served["normalized"] = concrete(normalized, tf.float32, size, size, channels)
     if class_names:
         served["classify"] = concrete(classify, dtype, None, None, channels)
     return served
@@ -206,15 +204,13 @@ def make_examples(
 
     normalised = preprocess(images)
     features = features_of(normalised)
-    examples = {
-        "serving_default": ({"images": images}, {"f1": features["f1"]}),
-        "normalized": ({"images": normalised.numpy()}, features),
-    }
+    examples = {"serving_default": ({"images": images}, {"f1": features["f1"]})}
     if channels in IN_FILES:
         encode = (tf.io.encode_png, tf.io.encode_png if channels == 4 else tf.io.encode_jpeg)
         files = [each(image).numpy() for each, image in zip(encode, pixels, strict=True)]
         of_files = features_of(tf.stack([preprocess.file(file) for file in files]))
         examples["encoded"] = ({"bytes": np.array(files, object)}, {"f1": of_files["f1"]})
+    examples["normalized"] = ({"images": normalised.numpy()}, features)
     if class_names:
         logits = {name: value.numpy() for name, value in model.probes(features["f1"]).items()}
         best = logits["linear"].argmax(-1)

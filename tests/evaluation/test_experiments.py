@@ -293,7 +293,7 @@ def test_refusals_are_one_sentence(case, tmp_path):
 
 
 def test_what_a_run_does_not_have_is_refused(run):
-    with pytest.raises(InputError, match="must be one of f1 for .* Received: features=mixture"):
+    with pytest.raises(InputError, match="must be one of f1, f5, f7 .* features=mixture"):
         evaluate(run, evaluation_config(str(run)), features="mixture")
     for fraction in (0.0, 1.5):
         with pytest.raises(InputError, match="label_fraction must lie in 0..1"):

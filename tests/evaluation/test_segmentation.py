@@ -48,7 +48,7 @@ def masked_set(tmp_path, masks=True, broken=False):
         name="squares",
         version="1.0.0",
         features=tfds.features.FeaturesDict(features),
-        split_datasets={"train": list(examples(70)), "test": list(examples(21))},
+        split_datasets={"train": list(examples(40)), "test": list(examples(13))},
         data_dir=tmp_path / "data",
     )
     return tmp_path / "data"
@@ -78,6 +78,7 @@ def measure(run, data, bad_images=0.0, **options):
     return found["segmentation"]
 
 
+@pytest.mark.long
 def test_squares_are_found(run, tmp_path, capsys):
     result = measure(run, masked_set(tmp_path))
     accuracy = result["accuracy"]
@@ -89,7 +90,7 @@ def test_squares_are_found(run, tmp_path, capsys):
     assert 0.5 < accuracy["mean_iou"] < 0.95
     low, high = accuracy["interval"]
     assert low < accuracy["mean_iou"] < high
-    assert result["test_images"] == 21
+    assert result["test_images"] == 13
     assert "mean IoU" in title(result) and title(result) in capsys.readouterr().out
     folder = run / "evaluation"
     assert (folder / "squares-segmentation.png").exists()
@@ -98,7 +99,7 @@ def test_squares_are_found(run, tmp_path, capsys):
     assert "measured before" in capsys.readouterr().out
 
     other = measure(run, tmp_path / "data", features="f5", label_fraction=0.5)
-    assert other["labelled_images"] == 34 or other["labelled_images"] == 35
+    assert other["labelled_images"] == 20
     assert other["accuracy"] != accuracy
     assert (folder / "squares-segmentation-0.5-f5.json").exists()
 
@@ -115,7 +116,7 @@ def test_what_is_measured_does_not_depend_on_a_stop(run, tmp_path, monkeypatch):
     write, written = segmentation.Kept.write, []
 
     def stop(kept, place, rows):
-        if len(written) == 3:
+        if len(written) == 2:
             kept.finish(place)
             raise KeyboardInterrupt
         written.append(place)
@@ -131,9 +132,10 @@ def test_what_is_measured_does_not_depend_on_a_stop(run, tmp_path, monkeypatch):
         lambda kept, place, rows: again.append(place) or write(kept, place, rows),
     )
     assert measure(run, data, features="f5")["accuracy"] == expected
-    assert again[:2] == [3 * 16 * 25, 4 * 16 * 25]
+    assert again[0] == 2 * 16 * 25
 
 
+@pytest.mark.long
 def test_a_mask_of_another_size_is_a_bad_image(run, tmp_path, capsys):
     result = measure(run, masked_set(tmp_path, broken=True), 0.1, features="f7")
     assert "Skipped a bad image" in capsys.readouterr().err

@@ -146,7 +146,7 @@ def test_a_directory_that_holds_something_else_is_refused(content, tmp_path):
         ({"batch_size": 1}, "batch_size must be at least 2.*batch_size=1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
-        ({"std": (0.2, 0.0, 0.2)}, "std must be three numbers"),
+        ({"std": (0.2, 0.0, 0.2)}, "std must be one number per channel"),
         ({"decays": (0.5, 30.0)}, "decays must be fractions"),
         ({"clip": -1.0}, "clip must be at least 0"),
         ({"source": "zip"}, "tfds, folder, photo_patches, photo_pairs. Received: source='zip'"),
