@@ -292,6 +292,7 @@ def test_refusals_are_one_sentence(case, tmp_path):
     assert re.search(expected, message), message
 
 
+@pytest.mark.long
 def test_what_a_run_does_not_have_is_refused(run):
     with pytest.raises(InputError, match="must be one of f1, f5, f7 .* features=mixture"):
         evaluate(run, evaluation_config(str(run)), features="mixture")

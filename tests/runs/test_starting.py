@@ -41,6 +41,7 @@ def test_weights_of_a_run_and_of_files(run, tmp_path):
     assert first_weights(config_of("hand-made")) is None
 
 
+@pytest.mark.long
 def test_weights_of_a_model_of_keras_applications(tmp_path):
     model = keras.applications.MobileNetV3Small(
         weights=None, include_top=False, input_shape=(32, 32, 3)
