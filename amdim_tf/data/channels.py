@@ -17,7 +17,7 @@ from amdim_tf.data.folders import EXTENSIONS
 from amdim_tf.errors import one_line
 from amdim_tf.typing import Tensor
 
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF = tuple(magic for name, _, magic in decoding.KINDS if name == "a TIFF")
 # The largest array: with many channels, fewer pixels are allowed.
 MAX_NUMBERS = 4 * decoding.MAX_PIXELS
 # White, by the type of a pixel.
@@ -35,8 +35,8 @@ def decode(contents: Tensor, channels: int, tiff: bool = True) -> Tensor:
     """The pixels (H,W,channels) of an image file, a string scalar.
 
     Three channels are uint8, see `decoding.decode`; others are float32 in [0, 255]. A single
-    channel is the luma of an image in colour; else the file must have that many channels, of
-    which transparency is one.
+    channel is the luma of an image in colour; else the file must have that many channels, where
+    transparency counts as one.
 
     Args:
         tiff: whether TIFFs are read, too, which needs Python.

@@ -50,9 +50,9 @@ class Preprocess(keras.layers.Layer):
         images = tf.ensure_shape(images, (None, self.image_size, self.image_size, channels))
         return views.normalize(images, self.mean, self.std)
 
-    def file(self, contents: Tensor) -> Tensor:
-        """One image file, a string scalar, to (S,S,C) float32, as `channels.decode`; no TIFF."""
-        return self(decode(contents, len(self.mean), tiff=False)[None])[0]
+    def file(self, contents: Tensor, tiff: bool = False) -> Tensor:
+        """One image file, a string scalar, to (S,S,C) float32; see `channels.decode`."""
+        return self(decode(contents, len(self.mean), tiff)[None])[0]
 
     def decode(self, contents: Tensor) -> Tensor:
         """Image files (N,) string to (N,S,S,C) float32, as `file` does."""

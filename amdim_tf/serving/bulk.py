@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from amdim_tf.data.array_records import in_array_records
-from amdim_tf.data.channels import decode, extensions
+from amdim_tf.data.channels import extensions
 from amdim_tf.data.folders import PassedOver, walk
 from amdim_tf.data.pipeline import transformed
 from amdim_tf.data.splits import FRAME_BYTES
@@ -275,13 +275,12 @@ def _weights(job):
 def _functions(job):
     """Two functions, traced once: a record to its name and image, and images to f1."""
     encoder, preprocess = _encoder(job)
-    channels = len(preprocess.mean)
-    shape = (None, preprocess.image_size, preprocess.image_size, channels)
+    shape = (None, preprocess.image_size, preprocess.image_size, len(preprocess.mean))
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)] * 2)
     def prepare(origin, record):
         name, contents = job.read(origin, record)
-        return name, preprocess(decode(contents, channels)[None])[0]
+        return name, preprocess.file(contents, tiff=True)
 
     return prepare, tf.function(encoder, [tf.TensorSpec(shape, tf.float32)], autograph=False)
 

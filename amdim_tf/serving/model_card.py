@@ -53,8 +53,8 @@ Image features learned without labels by Augmented Multiscale Deep InfoMax (arXi
 {command.markdown(lines)}
 
 N is the number of images, at least 1. `images` in {pixels} may be of any height and width, up
-to {MAX_PIXELS} pixels; `bytes` are JPEG, PNG, WebP, BMP, or GIF, of which the first frame counts. A
-JPEG is turned as its Exif orientation says. f1 is the representation, f<n> are its maps, and r<n>
+to {MAX_PIXELS} pixels; `bytes` are JPEG, PNG, WebP, BMP, or the first frame of a GIF. A JPEG is
+turned as its Exif orientation says. f1 is the representation, f<n> are its maps, and r<n>
 the embeddings that the objective scores.
 
 ## Training

@@ -26,6 +26,10 @@ def check_config(config: Config) -> None:
     encoder = build_encoder(config)
     encoder.freeze(config.freeze)
     _normalise(config, encoder)
+    if config.channels != 3 and config.views.autoaugment:
+        raise InputError(
+            f"views.autoaugment needs images of 3 channels. Received: channels={config.channels}"
+        )
     if config.micro_batch and encoder.use_bn:
         raise InputError(
             "micro_batch is valid only without batch norm inside the encoder, which would not see "
@@ -52,10 +56,6 @@ def _normalise(config, encoder):
                 f"{name} must be {config.channels} numbers, one per channel, or empty. "
                 f"Received: {name}={config[name]}"
             )
-    if config.channels != 3 and config.views.autoaugment:
-        raise InputError(
-            f"views.autoaugment needs images of 3 channels. Received: channels={config.channels}"
-        )
 
 
 def build_encoder(config: Config, dtype: str | None = None) -> ImageEncoder:

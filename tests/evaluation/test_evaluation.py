@@ -96,12 +96,12 @@ def test_on_any_devices_and_killed_in_the_middle_it_measures_the_same(
         assert ours.keys() == expected.keys() and len(ours) > 20
         for name, value in expected.items():
             np.testing.assert_array_equal(ours[name], value, f"{training} {name}")
-    whole = accuracies(runs["one"])
-    assert len(whole) == len(CHOSEN) and accuracies(runs["killed"]) == whole
+    on_one = accuracies(runs["one"])
+    assert len(on_one) == len(CHOSEN) and accuracies(runs["killed"]) == on_one
     output, error = on_two.communicate(timeout=600)
     assert on_two.returncode == 0, error
     assert output.count("top-1") == len(CHOSEN)
-    assert accuracies(runs["cpu:2"]) == whole
+    assert accuracies(runs["cpu:2"]) == on_one
     assert not list((runs["cpu:2"] / "evaluation").glob("*/checkpoints"))
 
 
