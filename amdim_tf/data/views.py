@@ -240,13 +240,11 @@ def central(images: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     [3, 40, 50]
     """
     height, width = tf.unstack(tf.shape(images, tf.int64)[1:3])
-    short = SHORT_SIDE.get(size, size * 8 // 7)
     # The kernel reaches over less, in pixels of the resized image.
-    margin = 3 * short
+    margin = 3 * _short_side(size)
 
     def along(pixels):
-        resized = short * pixels // tf.minimum(height, width)
-        start = tf.cast(tf.round((resized - size) / 2), tf.int64)
+        resized, start = _centre(pixels, tf.minimum(height, width), size)
         skipped = tf.maximum(start - margin, 0)
         first = skipped * pixels // resized
         last = tf.minimum((start + size + margin) * pixels // resized + 1, pixels)
@@ -260,3 +258,30 @@ def central(images: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     top, bottom, rows = along(height)
     left, right, columns = along(width)
     return images[:, top:bottom, left:right], rows, columns
+
+
+def central_mask(mask: Tensor, size: int) -> Tensor:
+    """The pixels (size,size) of a mask (H,W) that `center` shows, each the nearest.
+
+    Example:
+    >>> central_mask(tf.reshape(tf.range(16), (4, 4)), 2).numpy().tolist()
+    [[5, 7], [13, 15]]
+    """
+    sides = tf.shape(mask, tf.int64)
+    for axis in (0, 1):
+        pixels = sides[axis]
+        resized, start = _centre(pixels, tf.reduce_min(sides), size)
+        # The middle of each pixel, in halves of a pixel.
+        places = (2 * (start + tf.range(size, dtype=tf.int64)) + 1) * pixels // (2 * resized)
+        mask = tf.gather(mask, tf.clip_by_value(places, 0, pixels - 1), axis=axis)
+    return mask
+
+
+def _short_side(size):
+    return SHORT_SIDE.get(size, size * 8 // 7)
+
+
+def _centre(pixels, shorter, size):
+    """Of a side of `pixels`, as the shorter one is resized: its length, and where `size` begins."""
+    resized = _short_side(size) * pixels // shorter
+    return resized, tf.cast(tf.round((resized - size) / 2), tf.int64)

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from amdim_tf.data import views
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.typing import Tensor
 
@@ -52,22 +51,3 @@ class Cells:
         length = self.n**2 * VALUES
         counts = tf.math.bincount(tf.reshape(cells, [-1]), minlength=length, maxlength=length)
         return tf.reshape(tf.cast(counts, tf.int32), (self.n**2, VALUES))
-
-
-def central_mask(mask: Tensor, size: int) -> Tensor:
-    """The pixels (size,size) of a mask (H,W) that `views.center` shows, each the nearest.
-
-    Example:
-    >>> central_mask(tf.reshape(tf.range(16), (4, 4)), 2).numpy().tolist()
-    [[5, 7], [13, 15]]
-    """
-    short = views.SHORT_SIDE.get(size, size * 8 // 7)
-    sides = tf.shape(mask, tf.int64)
-    for axis in (0, 1):
-        pixels = sides[axis]
-        resized = short * pixels // tf.reduce_min(sides)
-        start = tf.cast(tf.round((resized - size) / 2), tf.float64)
-        scale = tf.cast(pixels, tf.float64) / tf.cast(resized, tf.float64)
-        places = tf.cast((start + tf.range(size, dtype=tf.float64) + 0.5) * scale, tf.int64)
-        mask = tf.gather(mask, tf.clip_by_value(places, 0, pixels - 1), axis=axis)
-    return mask

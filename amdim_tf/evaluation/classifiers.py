@@ -51,16 +51,23 @@ def fit_on_features(
     config: Config,
     run: RunDirectory | None = None,
 ) -> dict[str, Predictions]:
+    """{"linear": Predictions, "mlp": Predictions} for `test`, by `trained_on_features`."""
+    return classify(trained_on_features(train, classes, config, run), test)
+
+
+def trained_on_features(
+    train: Features, classes: int, config: Config, run: RunDirectory | None = None
+) -> Classifier:
     """Trains classifiers from scratch on `Features` that are computed once, on one device.
 
     Args:
-        train, test: the features to learn from, and those to classify.
+        train: the features to learn from.
         classes: number of classes.
         config: a config; its `seed` draws the weights and the order of the images.
         run: the `RunDirectory` that keeps the training, so that it can go on after a stop.
 
     Returns:
-        {"linear": Predictions, "mlp": Predictions}.
+        A model of features (B,D).
     """
     check_enough(train)
     batch = min(PROBE_BATCH, len(train))
@@ -76,7 +83,7 @@ def fit_on_features(
         return feature_batches(train, batch, config.seed, first, steps)
 
     fit(model, Course(batches, batch, epoch_steps, steps), run, config)
-    return classify(model, test)
+    return model
 
 
 def classify(model: keras.Model | keras.layers.Layer, features: Features) -> dict[str, Predictions]:

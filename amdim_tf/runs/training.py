@@ -143,6 +143,7 @@ def plan(
     devices = ", ".join(device.name for device in tf.config.list_logical_devices())
     encoder, size = model.encoder, config.image_size
     start = f" from step {first_step}" if first_step else ""
+    mean, std = (", ".join(f"{x:.3g}" for x in each) for each in (config.mean, config.std))
     colour = "; no hue, saturation or grey, which need 3 channels" * (config.channels != 3)
     seconds, stored = run.stop_seconds(model)
     return "\n".join(
@@ -152,7 +153,7 @@ def plan(
             f"{len(data.class_names)} classes" + (f" ({data.note})" if data.note else ""),
             f"model     {config.encoder} ({encoder.phrase}) at {size} pixels: "
             f"{encoder.count_params():,} parameters, {model.count_params():,} with phi and probes",
-            f"pixels    {config.channels} channels, minus {config.mean}, over {config.std}{colour}",
+            f"pixels    {config.channels} channels, minus {mean}, over {std}{colour}",
             f"training  {last_step} steps of {config.batch_size} images{start}, "
             f"{model.objective}, seed {config.seed}",
             f"devices   {devices} ({hardware()})",

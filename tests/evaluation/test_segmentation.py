@@ -11,9 +11,9 @@ from amdim_tf.config import load_config
 from amdim_tf.data import views
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation.cells import Cells, central_mask
+from amdim_tf.evaluation.cells import Cells
 from amdim_tf.evaluation.evaluation import evaluate, title
-from amdim_tf.evaluation.regions import Regions, iou
+from amdim_tf.evaluation.regions import Regions, overlap
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.run_directory import RunDirectory
 from amdim_tf.training.run_files import evaluation_config
@@ -186,17 +186,43 @@ def test_a_mask_is_cut_as_its_image_is(shape, size):
     ramp = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 130, width))
     image = np.repeat(ramp[None, ..., None], 3, -1).astype("float32")
     expected = views.center(image, size)[0, ..., 0].numpy()
-    found = central_mask(tf.constant(ramp), size).numpy()
+    found = views.central_mask(tf.constant(ramp), size).numpy()
     step = 250 / min(shape)
     np.testing.assert_allclose(found, expected, atol=1.5 * step)
 
 
 def test_intersection_over_union_by_hand():
-    confusions = np.array([[[5, 1, 0], [2, 4, 0], [0, 0, 0]], [[3, 0, 0], [0, 1, 0], [0, 0, 0]]])
-    regions = Regions(confusions, ["sky", "sea", "land"])
+    regions = Regions()
+    # (predicted, pixels of 7, pixels of 9) of each cell of two images
+    for cells in ([(4, 5, 2), (9, 1, 4)], [(7, 2, 0), (9, 0, 1), (9, 1, 0)]):
+        predicted, of_7, of_9 = np.transpose(cells)
+        counts = np.zeros((len(cells), 256), "int32")
+        counts[:, 7], counts[:, 9] = of_7, of_9
+        regions.add(counts, predicted)
     report, confusion = regions.report(["not", "these"])
-    assert report["per_class"] == {"sky": round(8 / 11, 4), "sea": 0.625, "land": None}
-    assert report["mean_iou"] == pytest.approx((8 / 11 + 5 / 8) / 2)
-    assert report["pixels"] == pytest.approx(13 / 16)
-    assert confusion.sum() == 16 and np.isnan(iou(confusion)[2])
+    # Values 4 (predicted alone), 7 and 9; of the pixels of 7 two are right, of those of 9 five.
+    assert report["per_class"] == {"4": 0.0, "7": round(2 / 9, 4), "9": round(5 / 9, 4)}
+    assert report["mean_iou"] == pytest.approx(7 / 27)
+    assert report["pixels"] == pytest.approx(7 / 16)
+    assert confusion.tolist() == [[0, 0, 0], [5, 2, 2], [2, 0, 5]] and regions.images == 2
+    low, high = report["interval"]
+    assert 0 <= low <= report["mean_iou"] <= high <= 1
     json.dumps(report)
+
+
+def test_the_interval_is_that_of_the_usual_bootstrap():
+    """By counting images at random, none is kept; the interval is the same, but for chance."""
+    generator = np.random.default_rng(1)
+    regions, confusions = Regions(), []
+    for _ in range(200):
+        counts = generator.integers(0, 20, (9, 2))
+        predicted = np.where(generator.uniform(size=9) < generator.uniform(), counts.argmax(1), 0)
+        regions.add(np.pad(counts, ((0, 0), (0, 254))), predicted)
+        confusions.append([[counts[predicted == j, i].sum() for j in (0, 1)] for i in (0, 1)])
+    confusions, means = np.array(confusions), []
+    for drawn in generator.integers(0, 200, (1000, 200)):
+        shared, union = overlap(confusions[drawn].sum(0))
+        means.append((shared / union).mean())
+    expected = np.quantile(means, (0.025, 0.975))
+    found = regions.report(())[0]["interval"]
+    np.testing.assert_allclose(found, expected, atol=0.15 * np.diff(expected)[0])

@@ -1,6 +1,7 @@
 """Segmentation: a linear classifier on each location of a map, against masks of the images."""
 
 import shutil
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +10,10 @@ import tensorflow as tf
 from amdim_tf.data.decoding import checked
 from amdim_tf.data.pipeline import transformed
 from amdim_tf.data.preprocess import Preprocess
+from amdim_tf.data.views import central_mask
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation.cells import VALUES, VOID, Cells, central_mask
-from amdim_tf.evaluation.classifiers import fit_on_features
+from amdim_tf.evaluation.cells import VOID, Cells
+from amdim_tf.evaluation.classifiers import trained_on_features
 from amdim_tf.evaluation.features import Features, Kept
 from amdim_tf.evaluation.protocols.protocol import Protocol
 from amdim_tf.evaluation.regions import Regions
@@ -28,7 +30,8 @@ class Segmentation(Protocol):
     """Measures the mean intersection over union of a linear classifier, trained with an MLP.
 
     A location learns the class that most pixels of its cell have, and predicts it for all of them.
-    The map is the largest that the run's tasks name, or that of --features.
+    The map is the largest that the run's tasks name, or that of --features. What is learned from is
+    kept on the disk until the end; of test images nothing is kept.
     """
 
     of_maps = True
@@ -41,146 +44,136 @@ class Segmentation(Protocol):
             )
         if not evaluation.chief:
             return None
-        n = self.scale(evaluation)
-        known, test = (Segments(evaluation, n, kind) for kind in ("known", "test"))
-        values = np.union1d(known.values, test.values)
-        features = known.features(values), test.features(values)
-        if len(np.unique(features[0].labels)) < 2:
+        reader = Reader(evaluation, scale(evaluation))
+        kept = reader.known()
+        values = np.setdiff1d(kept.labels, -1)
+        if len(values) < 2:
             raise InputError(
                 "Masks must have two classes or more, other than 255. "
                 f"Received: {', '.join(map(str, values)) or 'none'}"
             )
-        run = evaluation.open_training("segmentation")
-        found = fit_on_features(*features, len(values), evaluation.config, run)["linear"]
-        confusions = test.confusions(values, found.ranked[:, 0], features[1].rows)
-        for each in (known, test):
-            each.remove()
-        return Regions(confusions, [str(value) for value in values])
+        labels = np.where(kept.labels < 0, -1, np.searchsorted(values, kept.labels))
+        features, run = Features(kept.values(), labels), evaluation.open_training("segmentation")
+        model = trained_on_features(features, len(values), evaluation.config, run)
+        classify = tf.function(lambda rows: model(rows, training=False)["linear"])
+        regions = Regions()
+        for _, counts, rows in reader.batches("test"):
+            logits = classify(rows).numpy()
+            if not np.isfinite(logits).all():
+                raise InputError("The linear classifier must give finite numbers. Received: others")
+            best = values[logits.argmax(1)].reshape(counts.shape[:2])
+            for counts_of_image, predicted in zip(counts, best, strict=True):
+                regions.add(counts_of_image, predicted)
+        shutil.rmtree(kept.folder, ignore_errors=True)  # features of maps are large
+        if not regions.confusion.any():
+            raise InputError(
+                f"Test images must have pixels of a class. Received: {regions.images} without"
+            )
+        return regions
 
-    @staticmethod
-    def scale(evaluation: "Evaluation") -> int:
-        """n of the map f<n> that is classified."""
-        name, encoder = evaluation.settings.features, evaluation.encoder
-        if name == "f1":
-            tasks = parse_tasks(evaluation.config.tasks, encoder.scales)
-            return max(max(pair) for pair in tasks)
-        if name.startswith("f"):
-            return int(name[1:])
-        raise InputError(f"segmentation needs a map f<n>. Received: features={name}")
+
+def scale(evaluation: "Evaluation") -> int:
+    """n of the map f<n> that is classified."""
+    name, encoder = evaluation.settings.features, evaluation.encoder
+    if name == "f1":
+        tasks = parse_tasks(evaluation.config.tasks, encoder.scales)
+        return max(max(pair) for pair in tasks)
+    if name.startswith("f"):
+        return int(name[1:])
+    raise InputError(f"segmentation needs a map f<n>. Received: features={name}")
 
 
-class Segments:
-    """The cells of the map f<n> in the images of a split, with their features and pixels.
+class Reader:
+    """Reads images with their masks, as the cells of the map f<n>."""
 
-    Attributes:
-        values: the classes (K,) that masks have, as numbers.
-    """
-
-    def __init__(self, evaluation: "Evaluation", n: int, kind: str):
-        self.data, self.encoder, self.n = evaluation.data, evaluation.encoder, n
-        self.cells = Cells.of(self.encoder, n)
-        split, places = evaluation.test_split, None
-        if kind == "known":
-            split, places = evaluation.known_split, evaluation.places
-        self.size = split.size if places is None else len(places)
-        config, folder, step = evaluation.kept
+    def __init__(self, evaluation: "Evaluation", n: int):
+        self.evaluation, self.n = evaluation, n
+        encoder, config = evaluation.encoder, evaluation.config
+        self.cells = Cells.of(encoder, n)
         self.prepare = Preprocess(config.image_size, config.mean, config.std)
+        shape = (None, config.image_size, config.image_size, config.channels)
+
+        @tf.function(input_signature=[tf.TensorSpec(shape)], autograph=False)
+        def encode(images):
+            features = tf.cast(encoder(images, training=False)[f"f{n}"], tf.float32)
+            return tf.reshape(features, (-1, features.shape[-1]))
+
+        self.encode = encode
+
+    def known(self) -> Kept:
+        """The features of the cells to learn from, and their commonest value as labels.
+
+        Those that are on the disk already are not computed again.
+        """
+        evaluation, cells = self.evaluation, self.n**2
+        config, folder, step = evaluation.kept
         description = {
             "step": step,
             "encoder": evaluation.encoder_digest,
-            "precision": self.encoder.dtype_policy.name,
-            "map": n,
-            "data": split.digest,
-            "label_fraction": evaluation.settings.label_fraction if kind == "known" else 1,
+            "precision": evaluation.encoder.dtype_policy.name,
+            "map": self.n,
+            "data": evaluation.known_split.digest,
+            "label_fraction": evaluation.settings.label_fraction,
             "images": [config.dataset, config.image_size, *config.mean, *config.std],
         }
-        shape = (self.size * n * n, self.encoder.scales[n])
-        self.kept = Kept(folder, description, shape, writes=True)
-        # Most masks have few of the values, so only those of a batch are kept.
-        self.counted: list[tuple[np.ndarray, np.ndarray]] = []
-        self._read(self._examples(kind, places))
-        self.values = np.unique(np.concatenate([values for values, _ in self.counted]))
+        width = evaluation.encoder.scales[self.n]
+        shape = (evaluation.labelled * cells, width)
+        kept = Kept(folder, description, shape, writes=True)
+        place = kept.done
+        for places, counts, rows in self.batches("known", place // cells):
+            size = min(BATCH, evaluation.labelled - place // cells)
+            good = np.zeros((size, cells, width), "float32")
+            good[places] = rows.reshape(len(places), cells, width)
+            labels = np.full((size, cells), -1)
+            labels[places] = np.where(counts.any(2), counts.argmax(2), -1)
+            kept.labels[place : place + size * cells] = labels.ravel()
+            kept.write(place, good.reshape(-1, width))
+            place += size * cells
+        kept.finish(place)
+        return kept
 
-    def features(self, values: np.ndarray) -> Features:
-        """The `Features` of the cells, labelled by the commonest of the classes `values`."""
-        counts = np.concatenate([self._counts(i, values) for i in range(len(self.counted))])
-        labels = np.where(counts.any(1), counts.argmax(1), -1)
-        return Features(self.kept.values(), labels)
+    def batches(self, kind: str, first: int = 0) -> Iterator[tuple]:
+        """Yields (places (G,), counts (G,n*n,256), features (G*n*n,D)) of batches of images.
 
-    def confusions(self, values: np.ndarray, found: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Pixels (N,K,K) of each image by class and by that `found` (R,) for the cells `rows`."""
-        predicted = np.full(self.size * self.n**2, -1)
-        predicted[rows] = found
-        by_image = predicted.reshape(self.size, -1)
-        confusions = np.zeros((self.size, len(values), len(values)), "int64")
-        first = 0
-        for i in range(len(self.counted)):
-            counts = self._counts(i, values).reshape(-1, self.n**2, len(values))
-            for counts_of_image in counts:
-                np.add.at(confusions[first].T, by_image[first], counts_of_image)
-                first += 1
-        return confusions
-
-    def remove(self) -> None:
-        """Removes the features from the disk: those of maps are large."""
-        shutil.rmtree(self.kept.folder, ignore_errors=True)
-
-    def _counts(self, i, values):
-        """The pixels (R,K) that the cells of batch `i` have of each of `values`."""
-        found, counts = self.counted[i]
-        spread = np.zeros((len(counts), len(values)), counts.dtype)
-        spread[:, np.searchsorted(values, found)] = counts
-        return spread
-
-    def _examples(self, kind, places):
-        """The dataset of (image, mask) of the images that count."""
-        examples = self.data.masks(kind)
-        if places is None:
-            return examples
-        wanted = np.zeros(places.max() + 1, bool)
-        wanted[places] = True
-        wanted = tf.constant(wanted)
-        examples = examples.take(len(wanted)).enumerate()
-        return examples.filter(lambda i, _: wanted[i]).map(lambda _, example: example)
-
-    def _read(self, examples):
-        """Counts the pixels of all cells, and writes the features that are not there yet."""
-        feature = f"f{self.n}"
-        side = (None, self.encoder.image_size, self.encoder.image_size, self.data.channels)
-
-        @tf.function(input_signature=[tf.TensorSpec(side)], autograph=False)
-        def encode(images):
-            features = tf.cast(self.encoder(images, training=False)[feature], tf.float32)
-            return tf.reshape(features, (-1, features.shape[-1]))
+        Args:
+            kind: "known" or "test".
+            first: the image to begin with.
+        """
+        data, size = self.evaluation.data, self.evaluation.test_split.size
+        assert data.masks, "it was checked that there are masks"
+        examples = data.masks(kind)
+        if kind == "known":
+            size = self.evaluation.labelled
+            examples = _at(examples, self.evaluation.places)
 
         def one(image, mask):
-            pixels, mask = self.data.decode(image), tf.io.decode_png(mask, 1)[..., 0]
+            pixels, mask = data.decode(image), tf.io.decode_png(mask, 1)[..., 0]
             same = tf.reduce_all(tf.shape(pixels)[:2] == tf.shape(mask))
             mask = checked(mask, same, "A mask must be as large as its image")
-            counts = self.cells.count(central_mask(mask, self.encoder.image_size))
+            counts = self.cells.count(central_mask(mask, self.prepare.image_size))
             return self.prepare(pixels[None])[0], counts
 
         def decode(images, masks):
             count = tf.size(images, tf.int64)
             good = transformed(one, tf.range(count), count, images, masks)
-            return good.map(lambda places, values: (images, places, *values))
+            return good.map(lambda places, values: (images, places[:-1], *values))
 
-        batches = examples.batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
-        place = 0
-        with progress(self.size, leave=False, delay=5) as bar:
+        batches = examples.skip(first).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
+        with progress(size, first, leave=False, delay=5) as bar:
             for images, places, pixels, counts in batches.as_numpy_iterator():
-                places, cells = places[:-1], len(images) * self.n**2
-                self.data.lose(np.delete(images, places))
-                known = np.zeros((len(images), self.n**2, VALUES), "uint16")
-                known[places] = np.minimum(counts[:-1], np.iinfo("uint16").max)
-                known = known.reshape(-1, VALUES)
-                values = np.setdiff1d(np.flatnonzero(known.any(0)), VOID)
-                self.counted.append((values, known[:, values]))
-                if place >= self.kept.done and len(places):
-                    rows = np.zeros((len(images), self.n**2, self.kept.shape[1]), "float32")
-                    found = encode(pixels[:-1]).numpy()
-                    rows[places] = found.reshape(len(places), *rows.shape[1:])
-                    self.kept.write(place, rows.reshape(cells, -1))
-                place += cells
+                data.lose(np.delete(images, places).tolist())
+                counts = counts[:-1].copy()
+                counts[..., VOID] = 0
+                yield places, counts, self.encode(pixels[:-1]).numpy()
                 bar.update(len(images))
-        self.kept.finish(place)
+
+
+def _at(examples, places):
+    """The `examples` at `places` (N,), in order; all if they are None."""
+    if places is None:
+        return examples
+    wanted = np.zeros(places.max() + 1, bool)
+    wanted[places] = True
+    wanted = tf.constant(wanted)
+    examples = examples.take(len(wanted)).enumerate()
+    return examples.filter(lambda i, _: wanted[i]).map(lambda _, example: example)
