@@ -91,6 +91,12 @@ FIELDS: dict[str, Field] = {
     "probe_split": Field("", "split with labels for the classifiers; empty: train_split"),
     "test_split": Field("test", "split that is measured on"),
     "channels": _at_least(1, 3, "channels of an image; other than 3, its precision is kept"),
+    "white": _at_least(
+        0,
+        0.0,
+        "other than 3 channels: the value of a pixel that counts as white, beyond which all are "
+        "white, and below 0 black; 0: the largest of its type, 1 for floats",
+    ),
     "mean": _channels(
         (0.5, 0.5, 0.5),
         "normalisation: mean of pixels in 0..1, by channel; empty: that of training images",
@@ -158,13 +164,39 @@ FIELDS: dict[str, Field] = {
     ),
     "epochs": _at_least(1, 300, "passes over the training images"),
     "steps": _at_least(0, 0, "updates; 0: those of the epochs"),
-    "learning_rate": _positive(2e-4, "learning rate of Adam after the warm-up"),
-    "l2": _at_least(0, 1e-5, "weight decay, added to the gradients"),
+    "optimizer": Field(
+        "reference",
+        "what changes the weights; reference: Adam with weight decay in its gradients",
+        "be reference, or the name of an optimiser of Keras such as adamw, lamb, lion, muon or sgd",
+    ),
+    "optimizer_arguments": Field(
+        "",
+        "arguments of the optimiser; those that are not given have its defaults",
+        "be NAME=VALUE, separated by commas, such as weight_decay=0.05,beta_2=0.95",
+    ),
+    "learning_rate": _positive(2e-4, "learning rate after the warm-up"),
+    "l2": _at_least(0, 1e-5, "weight decay of the reference's optimiser"),
     "warmup_steps": _at_least(0, 500, "updates of linear warm-up; at most a fifth of all"),
+    "schedule": _one_of(
+        "steps", "how the learning rate falls: at decays, or as a cosine to zero", "steps", "cosine"
+    ),
     "decays": _milestones(
-        (250 / 300, 280 / 300), "when the learning rate falls, as fractions of the training"
+        (250 / 300, 280 / 300), "when it falls by steps, as fractions of the training"
     ),
     "decay_rate": _positive(0.2, "factor of the learning rate at each decay"),
+    "clip_norm": _at_least(0, 0.0, "largest norm of the gradient of all weights; 0: any"),
+    "weight_averaging": Field(
+        0.0,
+        "momentum of a moving average of all weights, such as 0.999; 0: none",
+        "be at least 0 and less than 1",
+        lambda x: 0 <= x < 1,
+    ),
+    "measured_weights": _one_of(
+        "averaged",
+        "with weight_averaging, the weights that are measured and exported",
+        "averaged",
+        "trained",
+    ),
     "seed": _at_least(0, 0, "seed of all random draws"),
     "checkpoint_minutes": _at_least(
         0, 10.0, "minutes between checkpoints, at most", of_result=False

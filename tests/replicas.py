@@ -13,6 +13,7 @@ import tensorflow as tf
 from amdim_tf.distribution import choose_strategy
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
+from amdim_tf.training.averaging import Averages, values
 from amdim_tf.training.model import AMDIM, Classifier
 from amdim_tf.training.optimizer import AdamL2
 
@@ -23,7 +24,8 @@ def weights_after_training(strategy, case):
     """Logs and weights; `case` names xla (compiled regions), bn (inside, too), micro (batches),
     mixture (features); tuned and frozen (an encoder with classifiers, learning with them or not).
 
-    And nan: an image of the fourth batch is not a number, which the last replica sees.
+    And clip: another optimiser, clipped gradients and averaged weights; nan: an image of the fourth
+    batch is not a number, which the last replica sees.
     """
     classifier = "tuned" in case or "frozen" in case
     generator = np.random.default_rng(0)
@@ -52,7 +54,10 @@ def weights_after_training(strategy, case):
             model = Classifier(encoder, classes=3, frozen="frozen" in case, dtype="float64")
         else:
             model = AMDIM(encoder, classes=0, components=2 * ("mixture" in case))
-        model.compile(optimizer=AdamL2(1e-2), jit_compile=False)
+        optimizer = keras.optimizers.Lamb(1e-2, weight_decay=0.1)
+        model.compile(optimizer=optimizer if "clip" in case else AdamL2(1e-2), jit_compile=False)
+        if "clip" in case:
+            model.clip_norm, model.averages = 0.5, Averages(values(model), 0.9)
         if "xla" in case or "micro" in case:
             model.divide("xla" in case, 2 * ("micro" in case))
     logs = model.fit(data, steps_per_epoch=STEPS, verbose=0, shuffle=False).history
@@ -64,10 +69,12 @@ def weights_after_training(strategy, case):
     else:
         names = "loss", "regulariser", "nce_5-5", "bound_1-7", "skipped"
         parts = filter(None, (model.encoder, model.phi5, model.phi7, model.objective.mixture))
-    values = {name: np.array(logs[name]) for name in names}
+    found = {name: np.array(logs[name]) for name in names}
     weights = [w for part in parts for w in part.weights]
+    if model.averages:
+        found |= {f"average {i}": x.numpy() for i, x in enumerate(model.averages.values)}
     # Paths differ by the number that Keras gives the model.
-    return values | {f"{i}/{w.path.split('/')[-1]}": w.numpy() for i, w in enumerate(weights)}
+    return found | {f"{i}/{w.path.split('/')[-1]}": w.numpy() for i, w in enumerate(weights)}
 
 
 def uneven(model, images, labels):
@@ -87,6 +94,6 @@ if __name__ == "__main__":
     chosen = choose_strategy(name)
     results = {}
     for case in cases:
-        values = weights_after_training(chosen, case)
-        results |= {f"{case}:{name}": value for name, value in values.items()}
+        trained = weights_after_training(chosen, case)
+        results |= {f"{case}:{name}": value for name, value in trained.items()}
     np.savez(path, **results)

@@ -30,7 +30,7 @@ from amdim_tf.training.checkpoints import Checkpoints
 def test_replicas_and_regions_change_nothing(tmp_path):
     """Losses, statistics of batch norm and weights after 10 steps, also with batch norm inside."""
     cases = {
-        "cpu:2": ["nan", "xla-micro-mixture", "frozen-micro", "tuned-xla"],
+        "cpu:2": ["nan", "clip", "xla-micro-mixture", "frozen-micro", "tuned-xla"],
         "cpu:4": ["xla", "bn", "frozen-xla", "tuned-micro"],
         "multiworker": ["xla"],
     }
@@ -48,7 +48,7 @@ def test_replicas_and_regions_change_nothing(tmp_path):
     one_device = tf.distribute.get_strategy()
     expected = {
         case: replicas.weights_after_training(one_device, case)
-        for case in ("plain", "bn", "nan", "mixture", "frozen", "tuned")
+        for case in ("clip", "plain", "bn", "nan", "mixture", "frozen", "tuned")
     }
     assert expected["nan"]["skipped"].mean() == pytest.approx(0.1)  # one step of ten
     for values in expected.values():

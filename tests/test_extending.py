@@ -50,6 +50,7 @@ def run(folder, tmp_path_factory):
     return run
 
 
+@pytest.mark.long
 def test_it_trains_and_is_measured_and_exported(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -68,6 +69,7 @@ def test_it_trains_and_is_measured_and_exported(run):
     assert step == 60 and export(model, config(), run / "export").name == "2"
 
 
+@pytest.mark.long
 def test_the_model_is_saved_and_loaded_by_keras(run, tmp_path):
     model, _ = load_model(run)
     model.save(tmp_path / "model.keras")
@@ -77,6 +79,7 @@ def test_the_model_is_saved_and_loaded_by_keras(run, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.long
 def test_the_protocol_measures_a_run(run):
     found = evaluate(run, config(), ("centroids:Centroids", "knn"))
     for result in found.values():

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden_values import SIZES, Golden, relative_error, scored
-from long import most_long
 
 from amdim_tf.reference.conversion import named_variables, to_keras
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
@@ -69,7 +68,8 @@ def is_trained(name):
     return name.startswith("encoder.") and ".running_" not in name
 
 
-@pytest.mark.parametrize("golden", most_long(SIZES, 3), indirect=True)
+@pytest.mark.long
+@pytest.mark.parametrize("golden", SIZES, indirect=True)
 def test_trajectory(golden):
     """`train_step` itself over all golden steps: losses, then embeddings after the last update."""
     model, values = golden.model(), golden.values
@@ -117,7 +117,7 @@ def trajectory(model, golden):
     losses = []
     for (x1, x2), drawn in zip(values["views"], values["source_index_5x5"], strict=True):
         model.reset_metrics()
-        draws = model.dropout_draws(len(labels))
+        draws = model.probes.draw(model.seed, model.step, len(labels), 2)
         logs = step(((x1, x2), labels, {5: tf.constant(drawn)}, draws))
         tracked = ("nce_1-5", "nce_1-7", "nce_5-5", "regulariser", "loss")
         losses.append([float(logs[name]) for name in tracked])

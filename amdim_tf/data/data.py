@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from amdim_tf.data.channels import reason
-from amdim_tf.data.decoding import plausible
+from amdim_tf.data import decoding
 from amdim_tf.data.exif import orientation
 from amdim_tf.data.failures import Failures, fingerprint
 from amdim_tf.data.splits import Split
@@ -32,6 +31,7 @@ class Data:
         note: what was done to the images so that they fit, if anything.
         read: maps a record to the bytes of its file.
         name: maps the bytes of a record to the name by which `failures` knows it.
+        reason: maps the bytes of a file to the reason why it is not decoded; "" if it is.
         failures: the images that turn out to be bad.
         channels: C.
         masks: maps "known" or "test" to a dataset of (image, mask) that `probe` or `test` has, in
@@ -47,6 +47,7 @@ class Data:
     note: str = ""
     read: Callable = dataclasses.field(default_factory=lambda: tf.identity)
     name: Callable = fingerprint
+    reason: Callable = decoding.reason
     failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
     channels: int = 3
     masks: Callable | None = None
@@ -72,7 +73,7 @@ class Data:
         except tf.errors.OpError:
             return "it cannot be read"
         return (
-            reason(contents, self.channels)
+            self.reason(contents)
             or "another shape than the others' or its mask's, or no valid label"
         )
 
@@ -100,6 +101,6 @@ class Data:
 
         if self.channels != 3:
             return of_other()
-        contents = plausible(self.read(record))
+        contents = decoding.plausible(self.read(record))
         upright = tf.io.is_jpeg(contents) & (orientation(contents) == 1)
         return tf.cond(upright, of_jpeg, of_other)

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from amdim_tf.data.channels import decode, extensions
+from amdim_tf.data.channels import decode, extensions, reason
 from amdim_tf.data.data import UNLABELLED, Data
 from amdim_tf.data.failures import Failures
 from amdim_tf.data.folders import PassedOver, images_in, subfolders, walk
@@ -51,11 +51,12 @@ def from_folder(config: Config, folder: str | None) -> Data:
         train if classes else None,
         test,
         tuple(map(printable, classes)),
-        lambda path: decode(tf.io.read_file(path), channels),
+        lambda path: decode(tf.io.read_file(path), channels, config.white),
         (None, None),
         str(passed_over),
         read=tf.io.read_file,
         name=os.fsdecode,
+        reason=lambda contents: reason(contents, channels, config.white),
         failures=Failures(train.size, config.bad_images),
         channels=channels,
     )

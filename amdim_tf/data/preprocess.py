@@ -24,6 +24,7 @@ class Preprocess(keras.layers.Layer):
     Args:
         image_size: S.
         mean, std: what normalises pixels in [0, 1], C numbers each.
+        white: the value of a white pixel in files and of integers, see `channels.decode`.
 
     Example:
     >>> white = keras.ops.full((2, 50, 40, 3), 255)
@@ -31,9 +32,17 @@ class Preprocess(keras.layers.Layer):
     TensorShape([2, 32, 32, 3])
     """
 
-    def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float], **kwargs: Any):
+    def __init__(
+        self,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        white: float = 0.0,
+        **kwargs: Any,
+    ):
         super().__init__(autocast=False, **kwargs)
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+        self.white = white
 
     def call(self, images: Tensor) -> Tensor:
         channels = len(self.mean)
@@ -43,8 +52,9 @@ class Preprocess(keras.layers.Layer):
         images = checked(images, allowed(height * width), wrong, tf.shape(images))
         if images.dtype.is_floating:
             images = _in_255(images)
-        if images.dtype == tf.uint16:
-            images = tf.cast(images, tf.float32) / 257
+        elif self.white or images.dtype == tf.uint16:
+            white = self.white or 65535
+            images = tf.clip_by_value(tf.cast(images, tf.float32) * (255 / white), 0.0, 255.0)
         images = views.center(images, self.image_size)
         # Without this an image of a wrong shape could reach a convolution and abort the process.
         images = tf.ensure_shape(images, (None, self.image_size, self.image_size, channels))
@@ -52,7 +62,7 @@ class Preprocess(keras.layers.Layer):
 
     def file(self, contents: Tensor, tiff: bool = False) -> Tensor:
         """One image file, a string scalar, to (S,S,C) float32; see `channels.decode`."""
-        return self(decode(contents, len(self.mean), tiff)[None])[0]
+        return self(decode(contents, len(self.mean), self.white, tiff)[None])[0]
 
     def decode(self, contents: Tensor) -> Tensor:
         """Image files (N,) string to (N,S,S,C) float32, as `file` does."""
@@ -65,7 +75,7 @@ class Preprocess(keras.layers.Layer):
         )
 
     def get_config(self) -> dict:
-        fields = ("image_size", "mean", "std")
+        fields = ("image_size", "mean", "std", "white")
         return super().get_config() | {field: getattr(self, field) for field in fields}
 
 

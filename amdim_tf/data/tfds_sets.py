@@ -1,25 +1,25 @@
 """Image sets of TensorFlow Datasets, read from their files."""
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from amdim_tf.config import known_configs, nearest
 from amdim_tf.data.array_records import in_array_records
-from amdim_tf.data.channels import decode
+from amdim_tf.data.channels import BEYOND, IN_GREY, NUMBERS, WHITE, decode, reason, scaled
 from amdim_tf.data.data import UNLABELLED, Data
 from amdim_tf.data.failures import Failures
-from amdim_tf.data.splits import LABEL, Split, in_files
+from amdim_tf.data.splits import Split, in_files
 from amdim_tf.errors import InputError, one_line
 from amdim_tf.typing import Config
 
-# Features of a record.
-IMAGE = {"image": tf.io.FixedLenFeature((), tf.string)}
-PARSED = IMAGE | LABEL
 # What reads records from any place of a split, by the kind of its files.
 READERS = {
     tfds.core.FileFormat.TFRECORD: in_files,
     tfds.core.FileFormat.ARRAY_RECORD: in_array_records,
 }
+# Pixels that are stored as a PNG or JPEG; others are numbers of the record.
+FILES = ("uint8", "uint16")
 # Labels of larger splits are not read before training.
 SMALL_BYTES = 2**28
 
@@ -47,22 +47,11 @@ def from_tfds(config: Config, data_dir: str | None) -> Data:
     _prepare(builder)
 
     features = dict(builder.info.features)
-    image, label = (features.get(key) for key in ("image", "label"))
-    if not isinstance(image, tfds.features.Image):
-        raise InputError(
-            "A data set needs the feature image. "
-            f"Received: {config.dataset} with {', '.join(features)}"
-        )
-    channels, found, depth = config.channels, image.shape[-1], tf.as_dtype(image.dtype)
-    valid = found in (1, 3) and depth == tf.uint8
-    if channels != 3:
-        valid = (found == channels or channels == 1) and depth in (tf.uint8, tf.uint16)
-    if not valid:
-        raise InputError(
-            "Images must have 1 or 3 channels of 8 bits, or with --config.channels=N other than 3 "
-            f"N channels of 8 or 16 bits. Received: {config.dataset} with images {image.shape} "
-            f"{depth.name}, and channels={channels}"
-        )
+    key = _image(features, config)
+    image, label = features[key], features.get("label")
+    channels, found = config.channels, image.shape[-1]
+    arrays = not isinstance(image, tfds.features.Image)
+    files = not arrays and dtype_name(image) in FILES
     gray = found == 1 and channels == 3
     classes: tuple = ()
     if isinstance(label, tfds.features.ClassLabel) and config.labels != "none":
@@ -71,28 +60,37 @@ def from_tfds(config: Config, data_dir: str | None) -> Data:
     notes += ["colour images, turned grey"] * (channels == 1 < found)
     notes += ["no label of classes"] * (not isinstance(label, tfds.features.ClassLabel))
 
+    def parsed(record):
+        return tf.io.parse_tensor(record, image.tf_dtype)
+
     def decode_any(record):
-        return decode(record, channels)
+        if files:
+            return decode(record, channels, config.white)
+        numbers = parsed(record) if arrays else image.decode_example(record)
+        return scaled(tf.ensure_shape(numbers, (*image.shape[:2], None)), channels, config.white)
 
     def decode_fixed(record):
         pixels = image.decode_example(record)
         return tf.image.grayscale_to_rgb(pixels) if gray else pixels
 
     def pair(example):
-        unlabelled = tf.constant(UNLABELLED, tf.int64)
-        return example["image"], example["label"] if classes else unlabelled
+        record = tf.io.serialize_tensor(example[key]) if arrays else example[key]
+        return record, example["label"] if classes else tf.constant(UNLABELLED, tf.int64)
+
+    read = {name: features[name] for name in (key, *["label"] * bool(classes))}
+    skip = {} if arrays else {key: tfds.decode.SkipDecoding()}
 
     def parse(record):
-        return pair(tf.io.parse_single_example(record, PARSED if classes else IMAGE))
+        return pair(tfds.features.FeaturesDict(read).deserialize_example(record, decoders=skip))
 
-    mask = _mask(features)
+    mask = None if arrays else _mask(features, key)
 
     def masks(kind):
         name = config.test_split if kind == "test" else config.probe_split or config.train_split
-        skip = {key: tfds.decode.SkipDecoding() for key in ("image", mask)}
+        packed = {each: tfds.decode.SkipDecoding() for each in (key, mask)}
         in_order = tfds.ReadConfig(interleave_cycle_length=1)
-        examples = builder.as_dataset(split=name, decoders=skip, read_config=in_order)
-        return examples.map(lambda example: (example["image"], example[mask]))
+        examples = builder.as_dataset(split=name, decoders=packed, read_config=in_order)
+        return examples.map(lambda example: (example[key], example[mask]))
 
     def split(name, lowest):
         try:
@@ -107,7 +105,6 @@ def from_tfds(config: Config, data_dir: str | None) -> Data:
                 f"A split must have images. Received: {name!r} of {config.dataset}, which is empty"
             )
         if builder.info.file_format not in READERS:
-            skip = {"image": tfds.decode.SkipDecoding()}
             examples = builder.as_dataset(split=name, decoders=skip).map(pair)
             return Split(examples, size, f"{builder.info.full_name}/{name}")
         try:
@@ -139,13 +136,52 @@ def from_tfds(config: Config, data_dir: str | None) -> Data:
         decode_any if None in image.shape[:2] or channels != 3 else decode_fixed,
         image.shape[:2],
         ", ".join(notes),
+        reason=lambda contents: reason(contents, channels, config.white) if files else BEYOND,
         failures=Failures(train.size, config.bad_images),
         channels=channels,
         masks=masks if mask else None,
     )
 
 
-def _mask(features):
+def _image(features, config):
+    """The name of the feature that is the image: `image`, or the only one (H,W,C) of numbers.
+
+    Raises:
+        InputError: there is none, or it has other channels or another type than `config` says.
+    """
+    kinds = {
+        name: type(feature)
+        for name, feature in features.items()
+        if len(getattr(feature, "shape", None) or ()) == 3
+        and isinstance(feature, (tfds.features.Image, tfds.features.Tensor))
+    }
+    key = "image" if "image" in kinds else next(iter(kinds), None)
+    if key is None or (key != "image" and len(kinds) > 1):
+        raise InputError(
+            "A data set needs the feature image, or a single one of the shape (H,W,C). "
+            f"Received: {config.dataset} with {', '.join(features)}"
+        )
+    image, channels = features[key], config.channels
+    found, depth = image.shape[-1], dtype_name(image)
+    valid = found in (1, 3) and depth == "uint8" and key == "image"
+    if channels != 3:
+        valid = found == channels or (channels == 1 and found in IN_GREY)
+        valid = valid and (depth in WHITE or (config.white and depth in NUMBERS))
+    if not valid:
+        raise InputError(
+            "Images must have 1 or 3 channels of 8 bits, or with --config.channels=N other than 3 "
+            f"N channels of {', '.join(WHITE)}, or with --config.white of any numbers. "
+            f"Received: {config.dataset} with {key} {image.shape} {depth}, and channels={channels}"
+        )
+    return key
+
+
+def dtype_name(feature: tfds.features.FeatureConnector) -> str:
+    """The name of the type of a feature's numbers."""
+    return np.dtype(feature.np_dtype).name
+
+
+def _mask(features, image):
     """The name of the feature that is a mask: the only other image, of one channel; None without.
 
     Its pixels are the numbers of classes.
@@ -154,9 +190,9 @@ def _mask(features):
         name
         for name, feature in features.items()
         if isinstance(feature, tfds.features.Image)
-        and name != "image"
+        and name != image
         and feature.shape[-1] == 1
-        and tf.as_dtype(feature.dtype) == tf.uint8
+        and dtype_name(feature) == "uint8"
     ]
     return found[0] if len(found) == 1 else None
 

@@ -140,7 +140,8 @@ def _kept(encoder, split, config, folder, step, writes=False):
         "encoder": digest(encoder),
         "precision": encoder.dtype_policy.name,
         "data": split.digest,
-        "images": [config.dataset, config.image_size, *config.mean, *config.std],
+        "images": [config.dataset, config.image_size, *config.mean, *config.std]
+        + [config.white] * (config.white > 0),
     }
     return Kept(pathlib.Path(folder), description, (split.size, encoder.nrkhs), writes)
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
+from amdim_tf import distribution
 from amdim_tf.encoders.amdim import bias_uniform, fan_in_uniform
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.errors import InputError
@@ -89,6 +91,24 @@ class Probes(keras.layers.Layer):
             else:
                 hidden = layer(hidden)
         return {"linear": self.linear(features), "mlp": hidden}
+
+    def draw(self, seed: int, step: Tensor, batch: int, views: int) -> list[Tensor]:
+        """[(views*batch,D), ...] in [0, 1) for each dropout, view 1 first; see `call`.
+
+        An image of the global batch gets the same ones for any number of replicas.
+
+        Args:
+            step: number of the batch, an integer variable.
+            batch: number of images of this replica.
+        """
+        pair = tf.stack([tf.constant(seed, tf.int64), tf.cast(step.value, tf.int64)])
+        first, images = distribution.first_image(batch), batch * distribution.replicas()
+        drawn = []
+        for number, width in enumerate(self.dropped_widths):
+            own = tf.random.experimental.stateless_fold_in(pair, number)
+            draws = tf.random.stateless_uniform((views, images, width), own, alg="philox")
+            drawn.append(tf.reshape(draws[:, first : first + batch], (-1, width)))
+        return drawn
 
     def get_config(self) -> dict:
         return super().get_config() | {"classes": self.classes}

@@ -25,8 +25,9 @@ from amdim_tf.training.building import build, check_config
 from amdim_tf.training.checkpoints import Checkpoints
 from amdim_tf.training.fitting import Course, fit
 from amdim_tf.training.learner import Learner
+from amdim_tf.training.named_optimizer import description
 from amdim_tf.training.run_directory import CHECKPOINTS, RunDirectory, erase, hardware
-from amdim_tf.training.run_files import read_result
+from amdim_tf.training.run_files import CONFIG, read_config, read_result
 from amdim_tf.typing import Config
 
 FINISHED = "finished"
@@ -67,8 +68,11 @@ def train(
     check_config(config)
     check_batch(config.batch_size, config.micro_batch, devices.strategy)
     data, chief = sources.load(config, data_dir), devices.worker.chief
+    rows, workdir = wanted(data, baselines), local(workdir, "workdir")
     if not (config.mean and config.std):
-        config.mean, config.std = pixel_statistics(data, config)
+        known = {} if overwrite or not (workdir / CONFIG).exists() else read_config(workdir)
+        measured = (known["mean"], known["std"]) if known else pixel_statistics(data, config)
+        config.mean, config.std = map(tuple, measured)
     if find_objective(config.objective).needs_labels and not data.class_names:
         raise InputError(
             f"The objective {config.objective} needs classes. "
@@ -76,7 +80,6 @@ def train(
         )
     epoch_steps = pipeline.steps_per_epoch(data, config)
     last_step = config.steps or config.epochs * epoch_steps
-    rows, workdir = wanted(data, baselines), local(workdir, "workdir")
     # Before anything is written. A run that goes on has them in its checkpoints.
     goes_on = Checkpoints(workdir / CHECKPOINTS).steps() and not overwrite
     weights = None if goes_on else first_weights(config)
@@ -156,6 +159,7 @@ def plan(
             f"pixels    {config.channels} channels, minus {mean}, over {std}{colour}",
             f"training  {last_step} steps of {config.batch_size} images{start}, "
             f"{model.objective}, seed {config.seed}",
+            f"optimiser {description(config, last_step)}",
             f"devices   {devices} ({hardware()})",
             f"writes    {run.path}",
             f"stops     on SIGTERM or SIGINT, after its step and a checkpoint: "

@@ -24,7 +24,7 @@ from amdim_tf.data.channels import extensions
 from amdim_tf.data.folders import PassedOver, walk
 from amdim_tf.data.pipeline import transformed
 from amdim_tf.data.splits import FRAME_BYTES
-from amdim_tf.data.tfds_sets import IMAGE as PIXELS
+from amdim_tf.data.tfds_sets import FILES, dtype_name
 from amdim_tf.errors import InputError, one_line
 from amdim_tf.evaluation.features import digest
 from amdim_tf.files import has_scheme, printable, readable, replacing
@@ -39,6 +39,7 @@ BATCH = 64
 WRITERS = {"parquet": write_parquet, "tfrecord": write_tfrecord}
 # Features of the `tf.train.Example`s that are read.
 IMAGE, NAME = "image/encoded", "image/filename"
+PIXELS = {"image": tf.io.FixedLenFeature((), tf.string)}
 # Files that say what an output is made of. Readers of Parquet folders pass over such names.
 CLAIM, NAMES = "_embedding.json", "_names"
 
@@ -107,13 +108,18 @@ class Job:
         split = self.path.rpartition("/")[2]
         try:
             info = self._builder().info
-            size, _ = info.splits[split].num_examples, info.features["image"]
+            size, image = info.splits[split].num_examples, info.features["image"]
         # TFDS does not document what it raises for a wrong name.
         except Exception as error:
             raise InputError(
                 "tfds must be DATASET/SPLIT of a prepared set of images, such as cifar10/test: "
                 f"{one_line(error)}. Received: {self.path}, in data_dir={self.data_dir}"
             ) from error
+        if not isinstance(image, tfds.features.Image) or dtype_name(image) not in FILES:
+            raise InputError(
+                "tfds must be a set whose feature image is a file of 8 or 16 bits. "
+                f"Received: {self.path} with {image}"
+            )
         starts = range(0, size, PART_IMAGES)
         return [f"{split}[{i}:{min(i + PART_IMAGES, size)}]" for i in starts]
 
@@ -268,6 +274,7 @@ def _weights(job):
     """Text that differs for other weights or another normalisation of the encoder."""
     encoder, preprocess = _encoder(job)
     settings = json.dumps([preprocess.image_size, preprocess.mean, preprocess.std])
+    settings += f" {preprocess.white}" * (preprocess.white > 0)
     return hashlib.sha256(f"{digest(encoder)} {settings}".encode()).hexdigest()
 
 

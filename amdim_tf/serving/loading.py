@@ -11,8 +11,9 @@ from amdim_tf.data.preprocess import Preprocess
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError, one_line
 from amdim_tf.files import readable
+from amdim_tf.training.averaging import values
 from amdim_tf.training.building import build_encoder
-from amdim_tf.training.run_directory import METADATA, load_model, values
+from amdim_tf.training.run_directory import METADATA, load_model
 from amdim_tf.training.run_files import run_config, to_config
 
 
@@ -70,7 +71,7 @@ def load_preprocess(path: str | pathlib.Path) -> Preprocess:
             f"folder with {METADATA}; a .keras file does not hold how images are normalised. "
             f"Received: {path}"
         )
-    return Preprocess(config.image_size, config.mean, config.std)
+    return Preprocess(config.image_size, config.mean, config.std, config.white)
 
 
 def _load(path):

@@ -43,6 +43,12 @@ def model_card(
     three = config.channels == 3
     channels = "per channel red, green, blue" if three else f"for {config.channels} channels"
     pixels = "uint8" if three else "float32, pixels in 0..255,"
+    files = ""
+    if "encoded" in signatures:
+        files = (
+            "; `bytes` are JPEG, PNG, WebP, BMP, or the first frame of a GIF. A JPEG is turned as "
+            "its Exif orientation says"
+        )
     return f"""# AMDIM encoder: {config.dataset}, {config.size}
 
 Image features learned without labels by Augmented Multiscale Deep InfoMax (arXiv 1906.00910).
@@ -53,8 +59,7 @@ Image features learned without labels by Augmented Multiscale Deep InfoMax (arXi
 {command.markdown(lines)}
 
 N is the number of images, at least 1. `images` in {pixels} may be of any height and width, up
-to {MAX_PIXELS} pixels; `bytes` are JPEG, PNG, WebP, BMP, or the first frame of a GIF. A JPEG is
-turned as its Exif orientation says. f1 is the representation, f<n> are its maps, and r<n>
+to {MAX_PIXELS} pixels{files}. f1 is the representation, f<n> are its maps, and r<n>
 the embeddings that the objective scores.
 
 ## Training

@@ -18,7 +18,8 @@ from amdim_tf.files import local, replacing, write_json, write_text
 from amdim_tf.lock import locked
 from amdim_tf.serving import self_check
 from amdim_tf.serving.model_card import model_card
-from amdim_tf.training.run_directory import METADATA, environment, values
+from amdim_tf.training.averaging import values
+from amdim_tf.training.run_directory import METADATA, environment
 from amdim_tf.training.run_files import to_config
 from amdim_tf.typing import Config
 
@@ -141,7 +142,7 @@ def signatures(
 ) -> dict[str, Callable]:
     """{name: tf.function}, see `export`."""
     size, channels, dtype = config.image_size, config.channels, _dtype(config)
-    preprocess = Preprocess(size, config.mean, config.std)
+    preprocess = Preprocess(size, config.mean, config.std, config.white)
 
     @tf.function(autograph=False, jit_compile=compiled)
     def features(images):
@@ -194,7 +195,7 @@ def make_examples(
 ) -> dict[str, tuple[dict, dict]]:
     """{signature: (inputs, outputs)} for two random images; Keras computes the outputs."""
     size, channels = config.image_size, config.channels
-    preprocess = Preprocess(size, config.mean, config.std)
+    preprocess = Preprocess(size, config.mean, config.std, config.white)
     shape = (2, size + 9, 2 * size, channels)
     pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
     images = pixels.astype(_dtype(config).as_numpy_dtype)

@@ -9,8 +9,10 @@ from amdim_tf.encoders.named import named_encoder
 from amdim_tf.errors import InputError
 from amdim_tf.objectives.multiscale import default_tasks, tasks_text
 from amdim_tf.objectives.objective import find_objective
+from amdim_tf.training.averaging import Averages, values
 from amdim_tf.training.learner import Learner
-from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay, guarded
+from amdim_tf.training.named_optimizer import named_optimizer
+from amdim_tf.training.optimizer import guarded
 from amdim_tf.typing import Config
 
 
@@ -22,6 +24,7 @@ def check_config(config: Config) -> None:
     """
     check_fields(config)
     kind = find_objective(config.objective)
+    named_optimizer(config, last_step=1)
     Policy(**config.views)
     encoder = build_encoder(config)
     encoder.freeze(config.freeze)
@@ -29,6 +32,11 @@ def check_config(config: Config) -> None:
     if config.channels != 3 and config.views.autoaugment:
         raise InputError(
             f"views.autoaugment needs images of 3 channels. Received: channels={config.channels}"
+        )
+    if config.white and config.channels == 3:
+        raise InputError(
+            "white is for images of other than 3 channels, which keep their precision. "
+            f"Received: white={config.white:g}, channels=3"
         )
     if config.micro_batch and encoder.use_bn:
         raise InputError(
@@ -80,14 +88,11 @@ def build(config: Config, classes: int, last_step: int, compiled: bool = False) 
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, classes)
     model.encoder.freeze(config.freeze)
-    schedule = WarmupStepDecay(
-        config.learning_rate,
-        min(config.warmup_steps, last_step // 5),
-        [round(fraction * last_step) for fraction in config.decays],
-        config.decay_rate,
-    )
-    optimizer = AdamL2(schedule, config.l2)
+    optimizer = named_optimizer(config, last_step)
     if config.precision == "mixed_float16":
         optimizer = guarded(optimizer, scale=2.0**15, growth_steps=2000)
+    model.clip_norm = config.clip_norm
     model.prepare(optimizer, compiled, config.micro_batch)
+    if config.weight_averaging:
+        model.averages = Averages(values(model), config.weight_averaging)
     return model

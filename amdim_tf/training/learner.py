@@ -18,6 +18,8 @@ from amdim_tf.errors import InputError
 from amdim_tf.objectives.objective import Losses, Objective, find_objective
 from amdim_tf.objectives.probes import NAMES, Probes, image_losses, probe_losses
 from amdim_tf.training.accumulation import in_chunks
+from amdim_tf.training.averaging import Averages
+from amdim_tf.training.optimizer import clipped
 from amdim_tf.training.trainer import Mean, Trainer, all_finite, means, results
 from amdim_tf.typing import Tensor
 
@@ -50,6 +52,8 @@ class Learner(Trainer):
         seed: seed of draws, which depend on (seed, step) and an image's place in the batch.
 
     Attributes:
+        clip_norm: the largest norm of the gradient of all weights; 0 for any.
+        averages: the `Averages` that each update changes, if any.
         bad_steps, bad_term: how many updates in a row were skipped, and which of `terms` caused it.
     """
 
@@ -72,6 +76,8 @@ class Learner(Trainer):
             )
         self.encoder, self.frozen, self.seed = encoder, frozen, seed
         self.classes, self.objective = classes, objective
+        self.clip_norm = 0.0
+        self.averages: Averages | None = None
         # Full precision, whatever the encoder's or Keras's own setting.
         dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
         self.probes = Probes(classes, dtype=dtype, name="probes")
@@ -129,22 +135,8 @@ class Learner(Trainer):
 
     def draw(self, batch: int) -> tuple[Tensor, list[Tensor]]:
         """The random numbers of a training step on `batch` images of this replica."""
-        return self.objective.draw(self.seed, self.step, batch), self.dropout_draws(batch)
-
-    def dropout_draws(self, batch: int) -> list[Tensor]:
-        """[(V*batch,D), ...] in [0, 1) for each dropout of the probes, view 1 first.
-
-        An image of the global batch gets the same ones for any number of replicas.
-        """
-        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self.step.value, tf.int64)])
-        first, images = distribution.first_image(batch), batch * distribution.replicas()
-        views = self.objective.views
-        drawn = []
-        for number, width in enumerate(self.probes.dropped_widths):
-            own = tf.random.experimental.stateless_fold_in(seed, number)
-            draws = tf.random.stateless_uniform((views, images, width), own, alg="philox")
-            drawn.append(tf.reshape(draws[:, first : first + batch], (-1, width)))
-        return drawn
+        dropped = self.probes.draw(self.seed, self.step, batch, self.objective.views)
+        return self.objective.draw(self.seed, self.step, batch), dropped
 
     def train_step(self, data: tuple) -> dict[str, Tensor]:
         views, labels, draws, dropout_draws = data
@@ -266,11 +258,15 @@ class Learner(Trainer):
         # Over all replicas: Keras asks only the first one whether to skip an update.
         finite = distribution.all_mean(ops.cast(ops.stack(finite), "float32")) == 1
         good = ops.all(finite)
+        if self.clip_norm:
+            gradients = clipped(gradients, self.optimizer.scale_loss(self.clip_norm))
         first, *others = gradients
         first = ops.where(good, first, float("nan"))
         self.optimizer.apply([first, *others], self.trainable_variables)
         for average, value in before:
             average.assign(ops.where(good, average, value))
+        if self.averages:
+            self.averages.update(self.optimizer.iterations, good)
         self.step.assign_add(1)
         self.bad_steps.assign(ops.where(good, 0, self.bad_steps + 1))
         self.bad_term.assign(ops.argmin(ops.cast(finite, "int32")))

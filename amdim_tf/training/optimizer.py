@@ -1,4 +1,4 @@
-"""The reference's optimiser: Adam with coupled L2, linear warm-up and step decay."""
+"""The reference's optimiser, schedules of the learning rate, and what guards an update."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -109,6 +109,55 @@ class Guarded(keras.optimizers.LossScaleOptimizer):
 
     def check_finite(self, grads: Sequence[Tensor]) -> Tensor:
         return super().check_finite(grads[:1])
+
+
+def clipped(gradients: Sequence[Tensor], largest: Tensor) -> list[Tensor]:
+    """This replica's `gradients`, scaled so that the norm of all replicas' sum is not above.
+
+    Keras's optimisers would clip each replica's own.
+
+    Args:
+        gradients: tensors of any shapes.
+        largest: scalar.
+
+    Example:
+    >>> (clip,) = clipped([keras.ops.array([3.0, 4.0])], 1.0)
+    >>> [round(float(x), 3) for x in clip]
+    [0.6, 0.8]
+    """
+    mean = distribution.all_mean(list(gradients))
+    squares = ops.sum(ops.stack([ops.sum(ops.square(x)) for x in mean]))
+    norm = distribution.replicas() * ops.sqrt(squares)
+    factor = largest / ops.maximum(norm, largest)
+    return [x * factor for x in gradients]
+
+
+@keras.saving.register_keras_serializable("amdim_tf")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to `peak` over `warmup` updates, and falls to zero along half a cosine.
+
+    Args:
+        peak, warmup: see `WarmupStepDecay`.
+        last: number of updates; the learning rate would be zero in the next.
+
+    Example:
+    >>> schedule = WarmupCosine(peak=1.0, warmup=2, last=10)
+    >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    def __init__(self, peak: float, warmup: int, last: int):
+        self.peak, self.warmup, self.last = peak, warmup, last
+
+    def __call__(self, step: Tensor) -> Tensor:
+        step = ops.cast(step, "float32")
+        warm = ops.minimum(1.0, (step + 1) / max(self.warmup, 1))
+        passed = (step - self.warmup) / max(self.last - self.warmup, 1)
+        cosine = (1 + ops.cos(math.pi * ops.clip(passed, 0.0, 1.0))) / 2
+        return self.peak * warm * cosine
+
+    def get_config(self) -> dict:
+        return {"peak": self.peak, "warmup": self.warmup, "last": self.last}
 
 
 @keras.saving.register_keras_serializable("amdim_tf")

@@ -29,10 +29,11 @@ from amdim_tf.distribution import worker
 from amdim_tf.errors import InputError
 from amdim_tf.files import UNFINISHED, local, read_json, write_json, write_text
 from amdim_tf.lock import LOCK
+from amdim_tf.training.averaging import values
 from amdim_tf.training.building import build_model
 from amdim_tf.training.checkpoints import Checkpoints, byte_size
 from amdim_tf.training.learner import Learner
-from amdim_tf.training.run_files import read_class_names, read_config, run_config
+from amdim_tf.training.run_files import CONFIG, read_class_names, read_config, run_config
 from amdim_tf.typing import Config
 
 # The file of an export that says what it was exported from.
@@ -62,7 +63,7 @@ class RunDirectory:
     def __init__(self, path: str | pathlib.Path, config: Config | dict):
         self.path = local(path, "workdir")
         self.checkpoints = Checkpoints(self.path / CHECKPOINTS)
-        config_path = self.path / "config.json"
+        config_path = self.path / CONFIG
         config = fields(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -206,6 +207,8 @@ def _difference(name, there, here):
 def load_model(path: str | pathlib.Path, dtype: str = "float32") -> tuple[Learner, int]:
     """The model of the run in `path` at its last checkpoint, and its training step.
 
+    Its weights are the averages of those that were trained, if the config says so.
+
     Args:
         path: the run directory.
         dtype: dtype of weights and computation, or a mixed policy; the classifiers, and batch norm
@@ -225,7 +228,8 @@ def load_model(path: str | pathlib.Path, dtype: str = "float32") -> tuple[Learne
     # Weights with less precision than the saved ones are cast from them.
     mixed = keras.dtype_policies.get(dtype).variable_dtype == "float32"
     model = build_model(config, classes, dtype if mixed else "float32")
-    saved = tf.train.Checkpoint(model=values(model))
+    averaged = config.weight_averaging and config.measured_weights == "averaged"
+    saved = tf.train.Checkpoint(**{"averages" if averaged else "model": values(model)})
     saved.read(prefix).expect_partial().assert_existing_objects_matched()
     if not mixed:
         exact, model = model, build_model(config, classes, dtype)
@@ -237,19 +241,11 @@ def load_model(path: str | pathlib.Path, dtype: str = "float32") -> tuple[Learne
 def _content(model):
     """What a checkpoint holds of `model`."""
     content = {"model": values(model), "optimizer": values(model.optimizer)}
+    if model.averages:
+        content["averages"] = model.averages.values
     if worker(model.distribute_strategy).alone:  # else reading them would wait for the others
         content["metrics"] = [variable.value for variable in model.metrics_variables]
     return content
-
-
-def values(owner: keras.Model | keras.optimizers.Optimizer) -> list[tf.Variable]:
-    """TensorFlow's variables of a Keras object, in order, except its metrics.
-
-    TensorFlow itself would not find the variables of layers that Keras keeps in lists.
-    """
-    metrics = {id(variable) for variable in getattr(owner, "metrics_variables", ())}
-    variables = getattr(owner, "saved_variables", owner.variables)
-    return [variable.value for variable in variables if id(variable) not in metrics]
 
 
 def environment() -> dict:

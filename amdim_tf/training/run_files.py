@@ -8,6 +8,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.files import local
 from amdim_tf.typing import Config
 
+CONFIG = "config.json"
 OF_ENCODER = ("encoder", "image_size", "channels", "ndf", "nrkhs", "ndepth", "use_bn", "tasks")
 
 
@@ -18,7 +19,7 @@ def read_config(path: str | pathlib.Path | None) -> dict:
         InputError: `path` is no run directory.
     """
     try:
-        config = json.loads((local(path or "", "workdir") / "config.json").read_text())
+        config = json.loads((local(path or "", "workdir") / CONFIG).read_text())
         if not isinstance(config, dict):
             raise ValueError("config.json holds no fields")
         return config
@@ -71,6 +72,6 @@ def evaluation_config(workdir: str | pathlib.Path, dataset: str | None = None) -
     if dataset in (None, config.dataset):
         return config
     other = load_config(dataset)
-    for name in (*OF_ENCODER, "mean", "std", "views", "batch_size", "seed", "l2"):
+    for name in (*OF_ENCODER, "white", "mean", "std", "views", "batch_size", "seed", "l2"):
         other[name] = config[name]
     return other

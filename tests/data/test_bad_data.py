@@ -11,7 +11,6 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from long import most_long
 
 from amdim_tf.config import load_config
 from amdim_tf.data import pipeline, sources, tfds_sets
@@ -143,7 +142,8 @@ def load(folder, **fields):
     return sources.load(config, str(folder)), config
 
 
-@pytest.mark.parametrize("geometry", most_long(["translate", "crop"], 2))
+@pytest.mark.long
+@pytest.mark.parametrize("geometry", ["translate", "crop"])
 def test_200_malformed_images_among_good_ones(geometry, folder, capfd):
     data, config = load(folder, bad_images=0.7)
     config.views.geometry = geometry

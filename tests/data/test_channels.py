@@ -14,7 +14,7 @@ from PIL import Image
 from amdim_tf import load_encoder, load_preprocess
 from amdim_tf.config import load_config
 from amdim_tf.data import pipeline, sources
-from amdim_tf.data.channels import decode, reason
+from amdim_tf.data.channels import decode, reason, scaled
 from amdim_tf.data.preprocess import Preprocess
 from amdim_tf.data.statistics import pixel_statistics
 from amdim_tf.data.views import Policy, draw, two_views
@@ -69,11 +69,12 @@ READ = {
     "a row of bands": (tiff(BANDS[:1], planarconfig="contig"), BANDS[:1] / 257),
 }
 REFUSED = {
-    "an image of 5 channels, not 4": (tiff(BANDS, planarconfig="contig"), 4),
-    "an image of 3 channels, not 4": (pillow(COLOUR, "JPEG"), 4),
-    "an image of 1 channels, not 2": (png(DEEP), 2),
+    "an image of 5-channel pixels, not of 4": (tiff(BANDS, planarconfig="contig"), 4),
+    "an image of 3-channel pixels, not of 4": (pillow(COLOUR, "JPEG"), 4),
+    "an image of 1-channel pixels, not of 2": (png(DEEP), 2),
+    "an image of 5-channel pixels, not of 1": (tiff(BANDS, planarconfig="contig"), 1),
     "beyond 0..1": (tiff(np.float32(DEEP[..., 0])), 1),
-    "stand for black and white": (tiff(np.full((5, 4), np.nan, "float32")), 1),
+    "pixels that are not finite": (tiff(np.full((5, 4), np.nan, "float32")), 1),
     "pixels of the kind int16": (tiff(np.int16(DEEP[..., 0] // 2)), 1),
     "no image of": (tiff(np.zeros((2, 3, 5, 4), "uint8")), 1),
     "a TIFF that cannot be read": (tiff(DEEP[..., 0])[:40], 1),
@@ -103,6 +104,44 @@ def test_refused_in_words(why):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(tf.constant(contents), channels)
     assert why in reason(contents, channels)
+
+
+REFLECTANCE = np.int16(GENERATOR.integers(-50, 12000, (9, 7, 5)))
+AS_WHITE = {
+    "a TIFF of signed numbers": tiff(REFLECTANCE, planarconfig="contig"),
+    "a TIFF of floats": tiff(np.float32(REFLECTANCE), planarconfig="contig"),
+}
+
+
+@pytest.mark.parametrize("name", AS_WHITE)
+def test_a_white_of_ones_own(name):
+    """What is whiter is white, and what is below black is black."""
+    expected = np.clip(REFLECTANCE / 10000, 0, 1) * 255
+    found = decode(tf.constant(AS_WHITE[name]), 5, white=10000)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(scaled(REFLECTANCE, 5, 10000.0), expected, atol=1e-3)
+    assert reason(AS_WHITE[name], 5, 10000) == ""
+    assert reason(AS_WHITE[name], 5) != ""
+
+
+def test_white_of_pngs_and_arrays():
+    camera = np.minimum(DEEP // 8, 4095)
+    expected = camera / 4095 * 255
+    np.testing.assert_allclose(decode(tf.constant(png(camera)), 1, 4095), expected, atol=1e-3)
+    half = decode(tf.constant(png(SMALL[..., :1])), 1, white=510)
+    np.testing.assert_allclose(half, SMALL[..., :1] / 2, atol=1e-3)
+    images = np.repeat(np.repeat(camera, 5, 0), 5, 1)[None]
+    prepare = Preprocess(32, (0.5,), (0.25,), white=4095)
+    again = prepare(np.float32(images) / 4095 * 255)
+    np.testing.assert_allclose(prepare(tf.constant(images)), again, atol=1e-4)
+
+
+@pytest.mark.parametrize("broken", [np.nan, 2.0])
+def test_arrays_beyond(broken):
+    pixels = np.full((5, 4, 2), 0.5, "float32")
+    pixels[1, 1, 0] = broken
+    with pytest.raises(tf.errors.InvalidArgumentError, match="white says otherwise"):
+        scaled(pixels, 2)
 
 
 def test_a_promise_of_too_many_numbers(monkeypatch):
@@ -205,7 +244,7 @@ def test_another_channel_count_is_a_bad_image(tmp_path):
     ((_, _, labels),) = pipeline.test_batches(data, data.train, config)
     assert np.sum(labels.numpy() == -1) == 1
     ((name, why),) = data.failures.reasons.items()
-    assert name.endswith("other.tif") and why == "an image of 1 channels, not 5"
+    assert name.endswith("other.tif") and why == "an image of 1-channel pixels, not of 5"
     assert data_dir == tmp_path
 
 
@@ -218,20 +257,23 @@ def test_three_channels_pass_tiffs_over(tmp_path):
         sources.load(config_of(3), tmp_path)
 
 
-def made(tmp_path, channels, dtype):
-    """A TFDS set of images with that many channels."""
+def made(tmp_path, channels, dtype, key="image"):
+    """A TFDS set of images with that many channels; a `key` other than image is an array."""
     generator = np.random.default_rng(0)
     dtype = np.dtype(dtype).type
-    white = np.iinfo(dtype).max
-    images = generator.integers(0, white, (12, 32, 32, channels)).astype(dtype)
-    image = tfds.features.Image(shape=(32, 32, channels), dtype=dtype, encoding_format="png")
+    white = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    images = (white * generator.random((12, 32, 32, channels))).astype(dtype)
+    if key == "image":
+        image = tfds.features.Image(shape=(32, 32, channels), dtype=dtype, encoding_format="png")
+    else:
+        image = tfds.features.Tensor(shape=(32, 32, channels), dtype=dtype)
     label = tfds.features.ClassLabel(names=["a", "b"])
     tfds.dataset_builders.store_as_tfds_dataset(
         name="made",
         version="1.0.0",
-        features=tfds.features.FeaturesDict({"image": image, "label": label}),
+        features=tfds.features.FeaturesDict({key: image, "label": label}),
         split_datasets={
-            split: [(i, {"image": x, "label": i % 2}) for i, x in enumerate(images)]
+            split: [(i, {key: x, "label": i % 2}) for i, x in enumerate(images)]
             for split in ("train", "test")
         },
         data_dir=tmp_path,
@@ -241,10 +283,18 @@ def made(tmp_path, channels, dtype):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "found, wanted, dtype", [(1, 1, "uint16"), (4, 4, "uint8"), (3, 1, "uint8"), (4, 4, "uint16")]
+    "found, wanted, dtype, key",
+    [
+        (1, 1, "uint16", "image"),
+        (3, 1, "uint8", "image"),
+        (4, 4, "uint16", "image"),
+        (1, 1, "float32", "image"),
+        (13, 13, "float32", "sentinel2"),
+        (5, 5, "uint16", "bands"),
+    ],
 )
-def test_tfds_sets(found, wanted, dtype, tmp_path):
-    images = made(tmp_path, found, dtype)
+def test_tfds_sets(found, wanted, dtype, key, tmp_path):
+    images = made(tmp_path, found, dtype, key)
     config = config_of(wanted)
     config.update({"source": "tfds", "dataset": "made", "test_split": "test", "batch_size": 4})
     check_config(config)
@@ -267,6 +317,20 @@ def test_tfds_sets_of_other_channels(found, wanted, tmp_path):
         sources.load(config, tmp_path)
 
 
+def test_tfds_sets_of_other_numbers(tmp_path):
+    """Of a type without a white of its own, they need one from the config."""
+    images = made(tmp_path, 2, "int16", key="bands")
+    config = config_of(2, source="tfds", dataset="made", test_split="test")
+    with pytest.raises(InputError, match="white of any numbers.*bands .32, 32, 2. int16"):
+        sources.load(config, tmp_path)
+    config.white = 10000.0
+    data = sources.load(config, tmp_path)
+    record = next(iter(data.train.examples))[0]
+    found = data.decode(record).numpy()
+    scaled_images = np.clip(images / 255 * np.iinfo("int16").max / 10000, 0, 1) * 255
+    assert any(np.allclose(found, image, atol=1e-2) for image in scaled_images)
+
+
 @pytest.mark.parametrize("name", most_long(["mobilenetv3small", "efficientnetb0", "resnet50"], 3))
 def test_encoders_of_other_channels(name):
     """Built in or of three channels: such a normalisation is left out."""
@@ -285,6 +349,8 @@ def test_encoders_of_other_channels(name):
         ({"channels": 4, "mean": (0.5, 0.5)}, "mean must be 4 numbers"),
         ({"channels": 3, "std": (0.5,)}, "std must be 3 numbers"),
         ({"channels": 1, "views.autoaugment": "cifar10"}, "needs images of 3 channels"),
+        ({"white": 10000.0}, "white is for images of other than 3 channels"),
+        ({"channels": 5, "white": -1.0}, "white must be at least 0"),
         ({"mean": (-1.0, 0.0, 0.0)}, "mean must be one number per channel"),
     ],
 )

@@ -29,6 +29,7 @@ def random_features(count, width, seed):
     return Features(values, np.zeros(count, int))
 
 
+@pytest.mark.long
 def test_separable_features_are_separated():
     train, test, config = blobs(600, 5, 1), blobs(200, 5, 2), load_config("photo_patches")
     accuracy = measure_row(train, test, 5, config)

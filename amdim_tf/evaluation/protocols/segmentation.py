@@ -90,7 +90,7 @@ class Reader:
         self.evaluation, self.n = evaluation, n
         encoder, config = evaluation.encoder, evaluation.config
         self.cells = Cells.of(encoder, n)
-        self.prepare = Preprocess(config.image_size, config.mean, config.std)
+        self.prepare = Preprocess(config.image_size, config.mean, config.std, config.white)
         shape = (None, config.image_size, config.image_size, config.channels)
 
         @tf.function(input_signature=[tf.TensorSpec(shape)], autograph=False)
@@ -114,7 +114,8 @@ class Reader:
             "map": self.n,
             "data": evaluation.known_split.digest,
             "label_fraction": evaluation.settings.label_fraction,
-            "images": [config.dataset, config.image_size, *config.mean, *config.std],
+            "images": [config.dataset, config.image_size, *config.mean, *config.std]
+            + [config.white] * (config.white > 0),
         }
         width = evaluation.encoder.scales[self.n]
         shape = (evaluation.labelled * cells, width)
