@@ -67,6 +67,10 @@ def _channels(default, meaning, least):
     return Field(default, meaning, valid, lambda x: all(each >= least for each in x))
 
 
+def _range(default, meaning):
+    return Field(default, meaning, "be the least and the largest, positive numbers")
+
+
 def _milestones(default, meaning):
     valid = "be fractions of the training in 0..1"
     return Field(default, meaning, valid, lambda x: all(0 < each <= 1 for each in x))
@@ -151,6 +155,18 @@ FIELDS: dict[str, Field] = {
     "views.gray_probability": Field(0.25, "probability of a view in grey", "lie in 0..1"),
     "views.autoaugment": Field(
         "", "Fast AutoAugment's policies; empty: none", "be empty, cifar10 or imagenet"
+    ),
+    "views.crop_area": _range((0.3, 1.0), "area of a crop, as a fraction of the image's"),
+    "views.crop_ratio": _range((0.7, 1.4), "width of a crop, over its height"),
+    "views.blur_probability": _fraction(0.0, "probability of a Gaussian blur in a view"),
+    "views.blur_sigma": _range((0.3, 1.5), "deviation of the blur, in hundredths of the side"),
+    "views.solarize_probability": _fraction(0.0, "probability of inverting what is bright"),
+    "views.small_crops": _at_least(
+        0, 0, "further views, small crops that are scored against both others"
+    ),
+    "views.small_area": _range((0.05, 0.3), "area of a small crop, as a fraction of the image's"),
+    "views.layer": Field(
+        "", "a Keras layer that changes the views", "be MODULE:NAME of it, or of what makes it"
     ),
     "precision": _one_of(
         "float32", "type in which trunk and phi compute; weights stay float32", *PRECISIONS

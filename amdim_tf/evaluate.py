@@ -29,6 +29,7 @@ def main() -> None:
         FLAGS.fast,
         FLAGS.label_fraction,
         FLAGS.features,
+        FLAGS.knn,
         FLAGS.strategy,
         FLAGS.xla,
     )
@@ -46,5 +47,6 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "features", "f1", "what is measured: f1, or mixture of runs with mixture_components"
     )
+    flags.DEFINE_integer("knn", 10, "neighbours that vote in the protocol knn")
     command.define_device_flags()
     command.run(main, evaluation_config)

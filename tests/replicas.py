@@ -24,12 +24,13 @@ def weights_after_training(strategy, case):
     """Logs and weights; `case` names xla (compiled regions), bn (inside, too), micro (batches),
     mixture (features); tuned and frozen (an encoder with classifiers, learning with them or not).
 
-    And clip: another optimiser, clipped gradients and averaged weights; nan: an image of the fourth
-    batch is not a number, which the last replica sees.
+    And clip: another optimiser, clipped gradients, averaged weights and a small crop; nan: an image
+    of the fourth batch is not a number, which the last replica sees.
     """
     classifier = "tuned" in case or "frozen" in case
     generator = np.random.default_rng(0)
-    x1, x2 = generator.normal(size=(2, BATCH * STEPS, 32, 32, 3))
+    x1, x2, x3 = generator.normal(size=(3, BATCH * STEPS, 32, 32, 3))
+    inputs = (x1, x2, x3) if "clip" in case else (x1, x2)
     if "nan" in case:
         x1[4 * BATCH - 1] = np.nan
     labels = np.arange(BATCH * STEPS) % 3 if classifier else np.full(BATCH * STEPS, -1)
@@ -38,7 +39,8 @@ def weights_after_training(strategy, case):
         """Of a worker: its part of each batch."""
         parts, part = context.num_input_pipelines, context.input_pipeline_id
         mine = np.arange(BATCH * STEPS).reshape(STEPS, parts, -1)[:, part].ravel()
-        data = tf.data.Dataset.from_tensor_slices(((x1[mine], x2[mine]), labels[mine]))
+        own = tuple(x[mine] for x in inputs)
+        data = tf.data.Dataset.from_tensor_slices((own, labels[mine]))
         return data.batch(BATCH // parts, drop_remainder=True)
 
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -53,7 +55,8 @@ def weights_after_training(strategy, case):
         if classifier:
             model = Classifier(encoder, classes=3, frozen="frozen" in case, dtype="float64")
         else:
-            model = AMDIM(encoder, classes=0, components=2 * ("mixture" in case))
+            crops = int("clip" in case)
+            model = AMDIM(encoder, 0, components=2 * ("mixture" in case), small_crops=crops)
         optimizer = keras.optimizers.Lamb(1e-2, weight_decay=0.1)
         model.compile(optimizer=optimizer if "clip" in case else AdamL2(1e-2), jit_compile=False)
         if "clip" in case:

@@ -5,6 +5,7 @@ to white. White is the largest number of a type of integers, and 1 for floats, u
 otherwise, as it must for reflectances of 0 to 10,000.
 """
 
+import functools
 import io
 import logging
 
@@ -109,7 +110,8 @@ def _pixels(contents, white, tiff):
         return tf.minimum(pixels * own / white, 255) if white else pixels
 
     def of_tiff():
-        pixels = tf.numpy_function(_tiff, [contents, white], tf.float32)
+        read = functools.partial(_tiff, white=white)
+        pixels = tf.numpy_function(read, [contents], tf.float32)
         pixels = tf.ensure_shape(pixels, [None] * 3)
         return decoding.checked(pixels, tf.size(pixels) > 0, "A TIFF must be readable")
 
@@ -147,7 +149,8 @@ def _fit(pixels, channels):
 def _tiff(contents, white):
     """What `_read` gives; an array without numbers if it fails."""
     try:
-        return _read(contents, white)
+        # Outside of a graph, an array holds the bytes.
+        return _read(np.asarray(contents, object).item(), white)
     except Exception:  # see `reason`, which says why
         return np.zeros((0, 0, 0), "float32")
 

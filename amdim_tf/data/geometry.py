@@ -70,8 +70,14 @@ def reflected(size: int, shift: Tensor) -> Tensor:
     return size - 1 - tf.abs(size - 1 - index)
 
 
-def random_boxes(draws: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, ...]:
-    """Crop boxes of area 0.3..1 and aspect ratio 0.7..1.4, as (top, left, height, width).
+def random_boxes(
+    draws: Tensor,
+    height: Tensor,
+    width: Tensor,
+    area: tuple[float, float] = CROP_AREA,
+    ratio: tuple[float, float] = CROP_RATIO,
+) -> tuple[Tensor, ...]:
+    """Crop boxes as (top, left, height, width).
 
     As in the reference, the first of ten draws that fits into the image counts; if none does, the
     largest central box of valid ratio is taken.
@@ -79,6 +85,8 @@ def random_boxes(draws: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, 
     Args:
         draws: (22,...) float in [0, 1).
         height, width: those of the images in pixels, int32 scalars.
+        area: the least and the largest area of a box, as fractions of the image's.
+        ratio: the least and the largest width of a box, over its height.
 
     Returns:
         Four float32 tensors (...), without fractions of pixels.
@@ -89,16 +97,16 @@ def random_boxes(draws: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, 
     (True, True)
     """
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    low, high = CROP_AREA
-    area = height * width * (low + (high - low) * draws[2 : 2 + CROP_ATTEMPTS])
-    low, high = (math.log(ratio) for ratio in CROP_RATIO)
-    ratio = tf.exp(low + (high - low) * draws[2 + CROP_ATTEMPTS :])
-    widths, heights = tf.round(tf.sqrt(area * ratio)), tf.round(tf.sqrt(area / ratio))
+    low, high = area
+    areas = height * width * (low + (high - low) * draws[2 : 2 + CROP_ATTEMPTS])
+    low, high = map(math.log, ratio)
+    ratios = tf.exp(low + (high - low) * draws[2 + CROP_ATTEMPTS :])
+    widths, heights = tf.round(tf.sqrt(areas * ratios)), tf.round(tf.sqrt(areas / ratios))
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
 
-    image_ratio = tf.clip_by_value(width / height, *CROP_RATIO)
-    crop_width = tf.round(tf.minimum(width, height * image_ratio)) + tf.zeros_like(area[0])
-    crop_height = tf.round(tf.minimum(height, width / image_ratio)) + tf.zeros_like(area[0])
+    image_ratio = tf.clip_by_value(width / height, *ratio)
+    crop_width = tf.round(tf.minimum(width, height * image_ratio)) + tf.zeros_like(areas[0])
+    crop_height = tf.round(tf.minimum(height, width / image_ratio)) + tf.zeros_like(areas[0])
     for attempt in reversed(range(CROP_ATTEMPTS)):
         crop_width = tf.where(fits[attempt], widths[attempt], crop_width)
         crop_height = tf.where(fits[attempt], heights[attempt], crop_height)

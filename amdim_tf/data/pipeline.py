@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from amdim_tf.data import views
 from amdim_tf.data.data import UNLABELLED, Data
+from amdim_tf.data.filters import own_layer
+from amdim_tf.data.policy import Policy
 from amdim_tf.data.splits import Split
 from amdim_tf.distribution import Worker, compiled
 from amdim_tf.errors import InputError
@@ -34,10 +36,12 @@ def views_of(data: Data, config: Config) -> Callable:
     """The function that makes views (x1, x2) from the images and the draws of a batch.
 
     Each view is (B,S,S,C) float32, normalised. Images are (B,H,W,C); those of different shapes are
-    cut to views (B,2,S,S,C) before they form a batch, and only their colours change
-    here. Draws are those of `views.draw`, but batch first: (B,42,2).
+    cut to views (B,V,S,S,C) before they form a batch, and only their colours change
+    here. Draws are those of `views.draw`, but batch first: (B,47,V).
     """
-    policy = views.Policy(**config.views)
+    policy = Policy(**config.views)
+    shape = (config.image_size, config.image_size, data.channels)
+    layer = own_layer(policy.layer, shape) if policy.layer else None
     reframe = compiled(
         lambda images, draws: views.reframe(images, config.image_size, policy, draws)
     )
@@ -52,7 +56,7 @@ def views_of(data: Data, config: Config) -> Callable:
             pairs = tf.transpose(images, (1, 0, 2, 3, 4))
         else:
             pairs = reframe(images, draws)
-        return normalize(views.recolor(pairs, policy, draws))
+        return normalize(views.recolor(pairs, policy, draws, layer))
 
     return to_views
 
@@ -65,7 +69,7 @@ def train_batches(
     to_views: Callable | None = None,
     worker: Worker | None = None,
 ) -> tf.data.Dataset:
-    """Batches `((x1, x2), labels)` of the steps `first_step` to `last_step` - 1.
+    """Batches `((x1, x2, ...), labels)` of the steps `first_step` to `last_step` - 1.
 
     Views (B,S,S,C) float32, normalised; labels (B,) int64. What a step sees is a function of the
     seed and the step, wherever training started: (seed, epoch) shuffles an epoch, and (seed, step)
@@ -85,10 +89,10 @@ def train_batches(
     share = config.batch_size * worker.local // worker.replicas
     chunk = share if worker.alone else share // worker.local
     epoch_steps = steps_per_epoch(data, config)
-    policy = views.Policy(**config.views)
+    policy = Policy(**config.views)
     size, batch = config.image_size, config.batch_size
     to_views = to_views or views_of(data, config)
-    crop_boxes = compiled(views.crop_boxes)
+    crop_boxes = compiled(lambda *given: views.crop_boxes(*given, policy))
 
     def epoch(number):
         first = tf.maximum(first_step - number * epoch_steps, 0) * batch
@@ -99,13 +103,13 @@ def train_batches(
         if None not in data.image_shape:
             return tf.ensure_shape(data.decode(record), (*data.image_shape, data.channels))
         # Images of different shapes are cut to size one by one, before they form a batch.
-        draws = views.draw((config.seed, index), 1)
+        draws = views.draw((config.seed, index), 1, policy.views)
         if policy.geometry == "crop":
             image, boxes = data.decode_window(record, functools.partial(crop_boxes, draws))
             pair = views.crop_one(image, boxes, size, policy, draws)
         else:
             pair = views.reframe(data.decode(record)[None], size, policy, draws)[:, 0]
-        return tf.ensure_shape(pair, (2, size, size, data.channels))
+        return tf.ensure_shape(pair, (policy.views, size, size, data.channels))
 
     def decode_batch(indices, example):
         def fill(places, images):
@@ -121,7 +125,8 @@ def train_batches(
     def draw_views(indices, example):
         images, labels = example
         step, place = indices[0] // batch, indices[0] % batch
-        draws = tf.transpose(views.draw((config.seed, step), batch), (2, 0, 1))
+        draws = views.draw((config.seed, step), batch, policy.views)
+        draws = tf.transpose(draws, (2, 0, 1))
         draws = tf.slice(draws, [place, 0, 0], tf.constant([chunk, *draws.shape[1:]], tf.int64))
         return to_views(images, draws), labels
 

@@ -1,4 +1,4 @@
-"""Views: a batch of images becomes two random views of each (3.4).
+"""Views: a batch of images becomes two random views of each (3.4), or more.
 
 Views are a function of the images and of random draws, and the draws of a seed pair such as
 (seed, step), so a batch has the same views on any machine and after any restart. Everything is
@@ -8,92 +8,51 @@ batched and runs in `tf.data` as well as in a compiled training step. Pixels are
 
 import dataclasses
 
+import keras
 import tensorflow as tf
 
-from amdim_tf.data.autoaugment import POLICIES, strengthen
+from amdim_tf.data.autoaugment import strengthen
 from amdim_tf.data.color import desaturate, jitter, select
+from amdim_tf.data.filters import blur, by_layer, solarize
 from amdim_tf.data.geometry import random_boxes, reflected, resample, resampling
-from amdim_tf.errors import InputError
+from amdim_tf.data.policy import Policy
 from amdim_tf.typing import Tensor
 
-GEOMETRIES = ("translate", "crop", "none")
+# Random numbers for each view of an image: one of the flip, 22 of the geometry, 10 of colours, 9 of
+# Fast AutoAugment, 2 of the blur, one of solarisation, and 2 of one's own layer.
+DRAWS = 47
+CROP = Policy("crop")
 # Short side to which test images are resized before their centre is cropped; for other sizes 8/7
 # of them, as 256 is of 224.
 SHORT_SIDE = {32: 32, 64: 70, 128: 146}
 TRANSLATION = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """How views are drawn. The defaults are the reference's for images of 32 pixels.
-
-    Args:
-        geometry: "translate" by up to 4 pixels with reflection, random resized "crop", or "none".
-        flip_probability: that of a horizontal flip, shared by both views.
-        translate_probability: that of the translation, for each view.
-        jitter_probability: that of the colour jitter, for each view.
-        jitter: brightness, contrast and saturation factors are uniform in 1 +- `jitter`.
-        hue: hue shifts are uniform in +- `hue` of the colour circle.
-        gray_probability: that of dropping all colour, for each view.
-        autoaugment: the Fast AutoAugment policy, "cifar10" or "imagenet"; empty for none.
-
-    Raises:
-        InputError: a value that is not valid.
-
-    Example:
-    >>> Policy(geometry="crop").flip_probability
-    0.5
-    """
-
-    geometry: str = "translate"
-    flip_probability: float = 0.5
-    translate_probability: float = 0.8
-    jitter_probability: float = 0.8
-    jitter: float = 0.4
-    hue: float = 0.2
-    gray_probability: float = 0.25
-    autoaugment: str = ""
-
-    def __post_init__(self):
-        for name, valid in (("geometry", GEOMETRIES), ("autoaugment", ("", *POLICIES))):
-            if getattr(self, name) not in valid:
-                raise InputError(
-                    f"{name} must be one of {', '.join(map(repr, valid))}. "
-                    f"Received: {getattr(self, name)!r}"
-                )
-        limits = {field.name: 1.0 for field in dataclasses.fields(self)[1:-1]} | {"hue": 0.5}
-        for name, limit in limits.items():
-            if not 0 <= getattr(self, name) <= limit:
-                raise InputError(
-                    f"{name} must lie in 0..{limit:g}. Received: {name}={getattr(self, name)}"
-                )
-
-
-def draw(seed: Tensor, batch: int) -> Tensor:
-    """The random numbers behind the views of `batch` images: (42,2,batch) float32 in [0, 1).
+def draw(seed: Tensor, batch: int, views: int = 2) -> Tensor:
+    """The random numbers behind the views of `batch` images: (47,views,batch) float32 in [0, 1).
 
     The same `seed` (2,) int, such as (seed, step), gives the same draws on any machine. Keep this
     out of compiled functions: XLA gives stateless draws other values (TensorFlow issue 117644).
 
     Example:
     >>> draw(seed=(0, 17), batch=64).shape
-    TensorShape([42, 2, 64])
+    TensorShape([47, 2, 64])
     """
-    return tf.random.stateless_uniform([42, 2, batch], seed, alg="philox")
+    return tf.random.stateless_uniform([DRAWS, views, batch], seed, alg="philox")
 
 
 def two_views(images: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
-    """Both views of each image.
+    """All views of each image.
 
     Args:
         images: (B,H,W,3) uint8 or float in [0, 255].
         size: S, the side of the views.
         policy: a `Policy`.
-        draws: (42,2,B), from `draw`.
+        draws: (47,V,B), from `draw`; V is `policy.views`.
 
     Returns:
-        (2,B,S,S,3) float32: x1 and x2. A horizontal flip is shared by both; all else is
-        independent.
+        (V,B,S,S,3) float32: x1 and x2, and then small crops. A horizontal flip is shared by x1 and
+        x2, and by the small crops; all else is independent.
 
     Example:
     >>> images = tf.fill((4, 40, 50, 3), 128)
@@ -111,10 +70,14 @@ def reframe(images: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
     >>> reframe(tf.zeros((4, 40, 50, 3)), 32, Policy("crop"), draw((0, 17), 4)).shape
     TensorShape([2, 4, 32, 32, 3])
     """
+    if policy.small_crops:
+        policies = zip((draws[:, :2], draws[:, 2:]), _parted(policy), strict=True)
+        return tf.concat([reframe(images, size, each, own) for own, each in policies], 0)
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     flip, draws = draws[0, 0] < policy.flip_probability, draws[1:23]
     if policy.geometry == "crop":
-        top, left, crop_height, crop_width = random_boxes(draws, height, width)
+        boxes = random_boxes(draws, height, width, policy.crop_area, policy.crop_ratio)
+        top, left, crop_height, crop_width = boxes
         rows = resampling(top, crop_height, size, height)
         columns = resampling(left, crop_width, size, width)
     else:
@@ -128,19 +91,31 @@ def reframe(images: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
     return resample(images, rows, columns)
 
 
-def crop_boxes(draws: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Where `crop_one` crops an image of that `height` and `width`, by its draws (42,2,1).
+def _parted(policy):
+    """The policies of the two views and of the small crops."""
+    two = dataclasses.replace(policy, small_crops=0)
+    return two, dataclasses.replace(two, geometry="crop", crop_area=policy.small_area)
+
+
+def crop_boxes(
+    draws: Tensor, height: Tensor, width: Tensor, policy: Policy = CROP
+) -> tuple[Tensor, Tensor]:
+    """Where `crop_one` crops an image of that `height` and `width`, by its draws (47,V,1).
 
     Returns:
-        (window, boxes): top, left, height and width (4,) int32 of the window that holds both
-        crops, and (2,4) of the crops in it.
+        (window, boxes): top, left, height and width (4,) int32 of the window that holds all
+        crops, and (V,4) of the crops in it.
 
     Example:
     >>> window, boxes = crop_boxes(draw((0, 17), 1), 300, 400)
     >>> window.shape, boxes.shape
     (TensorShape([4]), TensorShape([2, 4]))
     """
-    boxes = tf.cast(tf.stack(random_boxes(draws[1:23], height, width)), tf.int32)[..., 0]
+    found = [
+        random_boxes(own[1:23], height, width, each.crop_area, each.crop_ratio)
+        for own, each in zip((draws[:, :2], draws[:, 2:]), _parted(policy), strict=True)
+    ]
+    boxes = tf.cast(tf.concat(found, 1), tf.int32)[..., 0]
     start = tf.reduce_min(boxes[:2], axis=1)
     end = tf.reduce_max(boxes[:2] + boxes[2:], axis=1)
     boxes = tf.transpose(tf.concat([boxes[:2] - start[:, None], boxes[2:]], 0))
@@ -153,7 +128,7 @@ def crop_one(pixels: Tensor, boxes: Tensor, size: int, policy: Policy, draws: Te
     The matrices of `reframe` would be mostly zeros; TensorFlow's own resizing is faster here.
 
     Returns:
-        (2,S,S,3) float32.
+        (V,S,S,3) float32.
 
     Example:
     >>> draws = draw((0, 17), 1)
@@ -168,23 +143,33 @@ def crop_one(pixels: Tensor, boxes: Tensor, size: int, policy: Policy, draws: Te
         crop = pixels[top : top + height, left : left + width]
         crops.append(tf.image.resize(crop, (size, size), "bicubic", antialias=True))
     crops = tf.clip_by_value(tf.stack(crops), 0.0, 255.0)
-    # A slice of step -1 and `tf.where` would take longer than a resize.
-    flip = draws[0, 0, 0] < policy.flip_probability
-    return tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
+
+    def flipped(crops, draw):
+        # A slice of step -1 and `tf.where` would take longer than a resize.
+        flip = draw < policy.flip_probability
+        return tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
+
+    if not policy.small_crops:
+        return flipped(crops, draws[0, 0, 0])
+    parts = flipped(crops[:2], draws[0, 0, 0]), flipped(crops[2:], draws[0, 2, 0])
+    return tf.concat(parts, 0)
 
 
-def recolor(views: Tensor, policy: Policy, draws: Tensor) -> Tensor:
-    """The colour half of `two_views`, for views (2,B,S,S,3).
+def recolor(
+    views: Tensor, policy: Policy, draws: Tensor, layer: keras.layers.Layer | None = None
+) -> Tensor:
+    """The other half of `two_views`, for views (V,B,S,S,3).
 
-    Fast AutoAugment comes first, if asked for, then jitter in random order, then grey.
+    Fast AutoAugment comes first, if asked for, then jitter in random order, then grey; then blur,
+    solarisation and one's own layer, if asked for.
 
     Example:
     >>> recolor(tf.zeros((2, 4, 32, 32, 3)), Policy(), draw((0, 17), 4)).shape
     TensorShape([2, 4, 32, 32, 3])
     """
     if policy.autoaugment:
-        views = strengthen(views, policy.autoaugment, draws[33:])
-    draws = draws[23:33]
+        views = strengthen(views, policy.autoaugment, draws[33:42])
+    added, draws = draws[42:], draws[23:33]
     signed = 2 * draws - 1
     jittered = jitter(
         views,
@@ -194,7 +179,14 @@ def recolor(views: Tensor, policy: Policy, draws: Tensor) -> Tensor:
         before=tf.cast(4 * draws[7], tf.int32),
     )
     views = select(draws[8] < policy.jitter_probability, jittered, views)
-    return desaturate(draws[9] < policy.gray_probability, views)
+    views = desaturate(draws[9] < policy.gray_probability, views)
+    if policy.blur_probability:
+        low, high = (views.shape[-2] / 100 * sigma for sigma in policy.blur_sigma)
+        blurred = blur(views, low + (high - low) * added[1])
+        views = select(added[0] < policy.blur_probability, blurred, views)
+    if policy.solarize_probability:
+        views = solarize(added[2] < policy.solarize_probability, views)
+    return by_layer(layer, views, added[3:]) if layer else views
 
 
 def center(images: Tensor, size: int) -> Tensor:

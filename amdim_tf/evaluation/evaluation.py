@@ -32,8 +32,10 @@ from amdim_tf.evaluation.features import Features, digest, encode, kept_features
 from amdim_tf.evaluation.pictures import draw_confusion
 from amdim_tf.evaluation.predictions import Predictions
 from amdim_tf.evaluation.protocols import PROTOCOLS
+from amdim_tf.evaluation.protocols.knn import NEIGHBOURS
 from amdim_tf.evaluation.protocols.protocol import find_protocol
 from amdim_tf.evaluation.regions import Regions
+from amdim_tf.evaluation.results import title
 from amdim_tf.files import local, read_json, write_json
 from amdim_tf.lock import locked
 from amdim_tf.training.building import check_config
@@ -52,13 +54,17 @@ class Settings:
         label_fraction: fraction of the training images that classifiers and neighbours learn from.
         features: what they see of an image: "f1", "mixture" for all of its mixture features, or a
             map "f<n>" for protocols of maps.
+        neighbours: number of votes of the protocol knn.
     """
 
     fast: bool = False
     label_fraction: float = 1.0
     features: str = "f1"
+    neighbours: int = NEIGHBOURS
 
     def __post_init__(self):
+        if self.neighbours < 1:
+            raise InputError(f"knn must be at least 1. Received: knn={self.neighbours}")
         if not 0 < self.label_fraction <= 1:
             raise InputError(f"label_fraction must lie in 0..1. Received: {self.label_fraction:g}")
 
@@ -71,6 +77,7 @@ def evaluate(
     fast: bool = False,
     label_fraction: float = 1.0,
     features: str = "f1",
+    neighbours: int = NEIGHBOURS,
     strategy: str = "none",
     xla: str = "off",
 ) -> dict[str, dict[str, Any]]:
@@ -84,7 +91,7 @@ def evaluate(
         config: the config for the data and the classifiers' schedule, see `evaluation_config`.
         chosen: names of protocols, see `protocols.protocol`.
         data_dir: the folder of the data, see `sources.load`.
-        fast, label_fraction, features: see `Settings`.
+        fast, label_fraction, features, neighbours: see `Settings`.
         strategy, xla: see `distribution.choose_devices`.
 
     Returns:
@@ -95,7 +102,7 @@ def evaluate(
             many images are bad.
         Stopped: by SIGINT or SIGTERM, after a checkpoint was saved.
     """
-    settings = Settings(fast, label_fraction, features)
+    settings = Settings(fast, label_fraction, features, neighbours)
     for name in chosen:
         kind = find_protocol(name)
         if re.fullmatch(r"f([2-9]|[1-9]\d+)", features) and not kind.of_maps:
@@ -140,6 +147,7 @@ class Evaluation:
         self.devices, self.settings = devices, settings
         self.folder, self.chief = workdir / "evaluation", devices.worker.chief
         self.classes = len(data.class_names)
+        self.feature = settings.features
         self.encoder, self.step = self.load()
         assert data.probe and data.test, "data with classes has both"
         self.known_split, self.test_split = data.probe, data.test
@@ -153,8 +161,7 @@ class Evaluation:
             print(
                 f"encoder   {workdir}, after {self.step} steps, {config.precision}\n"
                 f"data      {config.dataset}: {self.labelled} labelled and {data.test.size} test "
-                f"images, {len(data.class_names)} classes"
-                + (f" ({data.note})" if data.note else ""),
+                f"images, {len(data.class_names)} classes" + f" ({data.note})" * bool(data.note),
                 flush=True,
             )
 
@@ -169,6 +176,8 @@ class Evaluation:
                     f"features must be one of {', '.join(offered)} for workdir={self.workdir}. "
                     f"Received: features={self.settings.features}"
                 )
+            if self.settings.features == "f1":
+                self.feature = f"f1, {model.objective.role_of_f1}"
             return offered[self.settings.features], step
 
     def measure(self, protocol: str) -> dict[str, Any]:
@@ -265,6 +274,8 @@ class Evaluation:
         words += ["fast"] * self.fast(protocol)
         words += [f"{settings.label_fraction:g}"] * (settings.label_fraction < 1)
         words += [settings.features] * (settings.features != "f1")
+        if find_protocol(protocol).votes and settings.neighbours != NEIGHBOURS:
+            words.append(f"{settings.neighbours}")
         return "-".join(words)
 
     def fast(self, protocol: str) -> bool:
@@ -275,6 +286,8 @@ class Evaluation:
         """A text that differs if encoder, data or settings of a result differ."""
         how = {name: x for name, x in fields(self.config).items() if name not in MEANS}
         settings = dataclasses.asdict(self.settings) | {"fast": self.name(protocol)}
+        if not find_protocol(protocol).votes:
+            del settings["neighbours"]
         what = [self.step, self.encoder_digest, self.known_split.digest, self.test_split.digest]
         text = json.dumps([how, settings, what, self.data.class_names], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -335,16 +348,3 @@ class Evaluation:
         picture = path.with_suffix(".png")
         draw_confusion(confusion, list(report["per_class"]), title(result), picture)
         write_json(path, result)
-
-
-def title(result: dict[str, Any]) -> str:
-    """A result in one line."""
-    accuracy = result["accuracy"]
-    low, high = accuracy["interval"]
-    names = {"top1": "top-1", "top5": "top-5", "mean_iou": "mean IoU", "pixels": "pixels"}
-    first, second = (name for name in names if name in accuracy)
-    return (
-        f"{result['config']['dataset']}, {result['protocol']}{' (fast)' * result['fast']}: "
-        f"{names[first]} {accuracy[first]:.3f} ({low:.3f} to {high:.3f}), "
-        f"{names[second]} {accuracy[second]:.3f}"
-    )

@@ -4,6 +4,7 @@ import collections
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -11,6 +12,7 @@ from scipy import stats
 from amdim_tf import command
 from amdim_tf.config import config_module, fields, load_config
 from amdim_tf.errors import InputError
+from amdim_tf.evaluation.protocols.knn import NEIGHBOURS
 from amdim_tf.files import local
 
 HEADER = (
@@ -49,6 +51,24 @@ def results_table(folder: str | pathlib.Path) -> str:
     return command.markdown(lines)
 
 
+def title(result: dict[str, Any]) -> str:
+    """A result in one line."""
+    accuracy = result["accuracy"]
+    low, high = accuracy["interval"]
+    names = {"top1": "top-1", "top5": "top-5", "mean_iou": "mean IoU", "pixels": "pixels"}
+    first, second = (name for name in names if name in accuracy)
+    weighted = accuracy.get("weighted", "")
+    return (
+        f"{result['config']['dataset']}, {result['protocol']}{' (fast)' * result['fast']}: "
+        f"{names[first]} {accuracy[first]:.3f} ({low:.3f} to {high:.3f}), "
+        f"{names[second]} {accuracy[second]:.3f}"
+        + (
+            weighted
+            and f"; weighted votes of {accuracy['neighbours']}: top-1 {weighted['top1']:.3f}"
+        )
+    )
+
+
 def _row(result):
     """What a row of the table says about `result`, except its accuracy."""
     config, encoder = result["config"], result["encoder"]["config"]
@@ -72,6 +92,8 @@ def _row(result):
         differences.append("classifiers on features without augmentation")
     if result.get("features", "f1") != "f1":
         differences.append("all mixture features")
+    if (count := result["accuracy"].get("neighbours", NEIGHBOURS)) != NEIGHBOURS:
+        differences.append(f"{count} neighbours")
     if result["label_fraction"] < 1:
         differences.append(f"{result['labelled_images']} labels")
     figure = paper.get(result["protocol"])

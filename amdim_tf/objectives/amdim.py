@@ -20,6 +20,9 @@ from amdim_tf.typing import Config, Tensor
 class Amdim(Objective):
     """The multiscale NCE between two views, of f1 and maps of features as phi embeds them.
 
+    Small crops, if there are any, are further views whose f1 is scored against both others: the
+    tasks from scale 1 have them as antecedents, too.
+
     phi_n embeds the map of each scale that a task names. f1 is its own embedding if it has as many
     dimensions as they have; otherwise phi_1 embeds it.
 
@@ -32,6 +35,7 @@ class Amdim(Objective):
             `mixture`.
         tau: inverse temperature of their posterior.
         nrkhs: dimensions of the embeddings; by default those of f1.
+        small_crops: number of further views, after the two.
 
     Example:
     >>> from amdim_tf.encoders.amdim import Encoder
@@ -55,7 +59,9 @@ class Amdim(Objective):
         components: int = 0,
         tau: float = 1.0,
         nrkhs: int | None = None,
+        small_crops: int = 0,
     ):
+        self.views, self.small_crops = 2 + small_crops, small_crops
         self.tasks = multiscale.parse_tasks(tasks) if tasks else ()
         self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
         self.components, self.tau, self.nrkhs = components, tau, nrkhs or 0
@@ -64,15 +70,27 @@ class Amdim(Objective):
         self.phis: dict[int, Phi] = {}
 
     @property
+    def role_of_f1(self) -> str:  # type: ignore[override]
+        return "which phi_1 embeds for the bound" if self.phi1 else "which the bound scores"
+
+    @property
     def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
         names = [f"{n}-{m}" for n, m in self.tasks]
         mixed = [f"entropy_{n}-{m}" for n, m in self.tasks if self.components and n == 1]
         bounds = [f"{kind}_{name}" for kind in ("nce", "bound") for name in names]
-        return ("loss", "regulariser", *bounds, *mixed)
+        return ("loss", "regulariser", *bounds, *mixed, *["small_crops"] * bool(self.small_crops))
 
     @classmethod
     def check(cls, config: Config) -> None:
         tasks = multiscale.parse_tasks(config.tasks)
+        others = config.mixture_components, config.micro_batch
+        if config.views.small_crops and (any(others) or not any(n == 1 for n, _ in tasks)):
+            raise InputError(
+                "views.small_crops must be 0 unless tasks include one from scale 1, and "
+                "mixture_components and micro_batch are 0. Received: "
+                f"views.small_crops={config.views.small_crops}, tasks={config.tasks!r}, "
+                f"mixture_components={others[0]}, micro_batch={others[1]}"
+            )
         if config.mixture_components and not any(n == 1 for n, _ in tasks):
             raise InputError(
                 "mixture_components must be 0 unless tasks include one from scale 1. "
@@ -90,6 +108,7 @@ class Amdim(Objective):
             config.mixture_components,
             config.mixture_tau,
             config.nrkhs,
+            config.views.small_crops,
         )
 
     def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
@@ -141,16 +160,22 @@ class Amdim(Objective):
     def project(
         self, features: dict[str, Tensor], training: bool = False, views: int = 1
     ) -> dict[int, Tensor]:
-        mode: dict[str, Any] = {"training": training, "views": views}
-        maps = {n: phi.project(features[f"f{n}"], **mode) for n, phi in self.phis.items()}
+        """{1: f1 of all views, n: what phi makes of the maps, without those of small crops}."""
+        mode: dict[str, Any] = {"training": training, "views": min(views, 2)}
+        maps = {n: self._of_two(features[f"f{n}"], views) for n in self.phis}
+        maps = {n: self.phis[n].project(x, **mode) for n, x in maps.items()}
         return {1: features["f1"]} | maps
+
+    def _of_two(self, x, views):
+        """The rows of the first two of `views` in `x` (V*B,...)."""
+        return x[: ops.shape(x)[0] // views * 2] if views > 2 else x
 
     def normalise(
         self, projected: dict[int, Tensor], training: bool = False, views: int = 1
     ) -> dict[int, Tensor]:
-        """{1: f1, n: embeddings (V*B,n,n,nrkhs)} of V views."""
-        mode: dict[str, Any] = {"training": training, "views": views}
-        embeddings = super().normalise(projected, **mode)
+        """{1: f1 (V*B,nrkhs), n: embeddings (2*B,n,n,nrkhs)} of V views."""
+        embeddings = super().normalise(projected, training, views)
+        mode: dict[str, Any] = {"training": training, "views": min(views, 2)}
         return embeddings | {n: phi.bn(projected[n], **mode) for n, phi in self.phis.items()}
 
     def embed_f1(self, f1: Tensor, training: bool = False, views: int = 1) -> Tensor:
@@ -163,11 +188,12 @@ class Amdim(Objective):
     def losses(
         self, embeddings: dict[int, Tensor], labels: Tensor, draws: dict[int, Tensor]
     ) -> Losses:
-        losses, penalty, entropies = self.scores(embeddings, draws)
-        total = sum(losses.values()) + penalty - sum(entropies.values()) / self.tau
+        losses, penalty, entropies, small = self.scores(embeddings, draws)
+        total = sum(losses.values()) + penalty - sum(entropies.values()) / self.tau + small
         terms = {f"nce_{name}": loss for name, loss in losses.items()} | {"regulariser": penalty}
+        terms |= {"small_crops": small} if self.small_crops else {}
         metrics = {"loss": total} | terms
-        images = ops.shape(embeddings[1])[0] // 2 * distribution.replicas()
+        images = ops.shape(embeddings[1])[0] // self.views * distribution.replicas()
         for n, m in self.tasks:
             bound = multiscale.information_bound(losses[f"{n}-{m}"], images, m)
             metrics[f"bound_{n}-{m}"] = bound
@@ -176,17 +202,23 @@ class Amdim(Objective):
 
     def scores(
         self, embeddings: dict[int, Tensor], locations: dict[int, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """(losses, penalty, entropies) of `embeddings`, view 1 first; see `multiscale_nce`."""
-        r1 = self.embed_f1(embeddings[1], training=True, views=2)
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor], Tensor]:
+        """(losses, penalty, entropies) of `embeddings`, view 1 first; see `multiscale_nce`.
+
+        And the mean over small crops of losses and penalty, where they are the antecedents.
+        """
+        r1 = self.embed_f1(embeddings[1], training=True, views=self.views)
+        r1, *small = ops.split(r1, self.views) if self.small_crops else [r1]
+        if small:
+            r1 = ops.concatenate([r1, small.pop(0)])
         embeddings = embeddings | {1: r1}
         # The gradient of a split is one concatenation; that of slices is a sum of padded copies.
         halves = {n: ops.split(embedding, 2) for n, embedding in embeddings.items()}
         view1, view2 = ({n: half[view] for n, half in halves.items()} for view in (0, 1))
         consequents = self._gathered(embeddings) if distribution.replicas() > 1 else None
         components = self.mixture and ops.split(self.mixture(embeddings[1]), 2)
-        first = distribution.first_image(ops.shape(embeddings[1])[0] // 2)
-        return self._score(view1, view2, locations, consequents, first, components)
+        first = distribution.first_image(ops.shape(r1)[0] // 2)
+        return self._score(view1, view2, locations, consequents, first, components, small)
 
     def _gathered(self, embeddings):
         """Consequents {m: (B,m*m,D)} of views 1 and 2, from the images of all replicas.
@@ -204,20 +236,19 @@ class Amdim(Objective):
         ends = list(itertools.accumulate(locations[:-1]))
         return [dict(zip(scales, ops.split(view, ends, axis=1), strict=True)) for view in views]
 
-    def _score(self, view1, view2, locations, consequents, first, components):
-        return multiscale.multiscale_nce(
-            view1,
-            view2,
-            locations,
-            self.tasks,
-            self.clip,
-            self.regulariser,
-            self.score_bytes,
-            consequents,
-            first,
-            components,
-            self.tau,
-        )
+    def _score(self, view1, view2, locations, consequents, first, components, small):
+        how = self.clip, self.regulariser, self.score_bytes, consequents, first
+
+        def scored(tasks, change, *mixture):
+            views = view1 | change, view2 | change
+            return multiscale.multiscale_nce(*views, locations, tasks, *how, *mixture)
+
+        losses, penalty, entropies = scored(self.tasks, {}, components, self.tau)
+        from_f1, of_small = tuple(task for task in self.tasks if task[0] == 1), 0 * penalty
+        for r1 in small:
+            own, own_penalty, _ = scored(from_f1, {1: r1})
+            of_small += (sum(own.values()) + own_penalty) / len(small)
+        return losses, penalty, entropies, of_small
 
     def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The embeddings r<n> that tasks score, and the mixture (B,k,D) if there is one."""
@@ -235,13 +266,15 @@ class Amdim(Objective):
 
     def flops(self, batch: int) -> int:
         """Operations of the scores: both directions, forward, and for both operands' gradients."""
-        locations = sum(m * m for _, m in self.tasks)
+        locations = sum(m * m * (1 + self.small_crops * (n == 1)) for n, m in self.tasks)
         return 3 * 2 * 2 * batch * batch * locations * self.nrkhs
 
     def __str__(self) -> str:
-        return f"tasks {multiscale.tasks_text(self.tasks)}"
+        small = f", {self.small_crops} small crops" * bool(self.small_crops)
+        return f"tasks {multiscale.tasks_text(self.tasks)}{small}"
 
     def get_config(self) -> dict:
         fields = ("clip", "regulariser", "score_bytes", "components", "tau")
         own = {"tasks": multiscale.tasks_text(self.tasks) or None, "nrkhs": self.nrkhs or None}
+        own |= {"small_crops": self.small_crops} if self.small_crops else {}
         return own | {field: getattr(self, field) for field in fields}

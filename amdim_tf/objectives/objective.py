@@ -48,6 +48,7 @@ class Objective:
         learns_from_probes: whether the classifiers' gradient reaches the encoder.
         scales: the keys that `project` returns; 1 is among them.
         metrics: names of the metrics that `losses` returns.
+        role_of_f1: what the losses take f1 for, in a phrase.
         encoder: the encoder that `build` was given.
 
     Example:
@@ -67,6 +68,7 @@ class Objective:
     learns_from_probes: bool = False
     scales: tuple[int, ...] = (1,)
     metrics: tuple[str, ...] = ()
+    role_of_f1: str = "which the objective trains"
     encoder: ImageEncoder
 
     @classmethod
@@ -76,6 +78,11 @@ class Objective:
             raise InputError(
                 f"mixture_components must be 0 unless the objective is amdim. Received: "
                 f"mixture_components={config.mixture_components}, objective={config.objective!r}"
+            )
+        if config.views.small_crops:
+            raise InputError(
+                "views.small_crops must be 0 unless the objective is amdim. Received: "
+                f"views.small_crops={config.views.small_crops}, objective={config.objective!r}"
             )
 
     @classmethod

@@ -3,7 +3,7 @@
 import keras
 
 from amdim_tf.config import check_fields
-from amdim_tf.data.views import Policy
+from amdim_tf.data.policy import Policy
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.encoders.named import named_encoder
 from amdim_tf.errors import InputError

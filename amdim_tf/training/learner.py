@@ -265,11 +265,11 @@ class Learner(Trainer):
         self.optimizer.apply([first, *others], self.trainable_variables)
         for average, value in before:
             average.assign(ops.where(good, average, value))
-        if self.averages:
-            self.averages.update(self.optimizer.iterations, good)
         self.step.assign_add(1)
         self.bad_steps.assign(ops.where(good, 0, self.bad_steps + 1))
         self.bad_term.assign(ops.argmin(ops.cast(finite, "int32")))
+        if self.averages:
+            self.averages.update(self.optimizer.iterations, good)
         good = ops.cast(good, "float32")
         self.skipped.update_state(1 - good)
         return good

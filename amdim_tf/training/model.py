@@ -30,7 +30,7 @@ class AMDIM(_OfSettings):
     Args:
         encoder: an `Encoder`.
         classes: number of classes, for the probes; 0 for no probes, and labels are then ignored.
-        tasks, clip, regulariser, score_bytes, components, tau, nrkhs: see
+        tasks, clip, regulariser, score_bytes, components, tau, nrkhs, small_crops: see
             `objectives.amdim.Amdim`.
         seed: seed of all random draws, such as the antecedents' locations.
         kwargs: arguments of `keras.Model`.
@@ -58,9 +58,11 @@ class AMDIM(_OfSettings):
         components: int = 0,
         tau: float = 1.0,
         nrkhs: int | None = None,
+        small_crops: int = 0,
         **kwargs: Any,
     ):
-        objective = Amdim(tasks, clip, regulariser, score_bytes, components, tau, nrkhs)
+        how = clip, regulariser, score_bytes, components, tau, nrkhs, small_crops
+        objective = Amdim(tasks, *how)
         super().__init__(encoder, classes, objective, seed=seed, **kwargs)
 
     @classmethod

@@ -123,7 +123,7 @@ def test_starting_deep_reads_nothing_before(prepared, monkeypatch, tmp_path):
     for file in map(str, (tmp_path / "copy").rglob("*train*tfrecord*")):
         records = tf.data.TFRecordDataset(file)
         held = {
-            int(tf.io.parse_single_example(record, tfds_sets.PARSED)["label"]) for record in records
+            int(tf.io.parse_single_example(record, splits.LABEL)["label"]) for record in records
         }
         if not held & late:
             pathlib.Path(file).write_bytes(b"nothing")

@@ -11,6 +11,8 @@ from golden_values import GOLDEN
 
 from amdim_tf.config import load_config
 from amdim_tf.data import color, views
+from amdim_tf.data.filters import blur, solarize
+from amdim_tf.data.policy import GEOMETRIES
 from amdim_tf.data.views import Policy, draw, two_views
 from amdim_tf.distribution import compiled
 from amdim_tf.errors import InputError
@@ -209,7 +211,7 @@ def test_views_are_a_function_of_seed_and_step(geometry, size, shape):
     assert np.abs(first - by_xla).max() <= 8
 
 
-@pytest.mark.parametrize("geometry", views.GEOMETRIES)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_compiled_functions_may_start_in_several_threads(geometry):
     # None holds what would crash, see `distribution.compiled`.
     images, draws = tf.zeros([4, 96, 96, 3], tf.uint8), draw((0, 0), 4)
@@ -217,11 +219,18 @@ def test_compiled_functions_may_start_in_several_threads(geometry):
     reframe = compiled(lambda *x: views.reframe(x[0], 64, Policy(geometry), x[1]))
     for function, *arguments in (
         (reframe, images, draws),
-        (compiled(views.crop_boxes), draws[..., :1], tf.constant(96), tf.constant(96)),
+        (
+            compiled(lambda *x: views.crop_boxes(*x)),
+            draws[..., :1],
+            tf.constant(96),
+            tf.constant(96),
+        ),
         (color.move_away, pairs, tf.zeros([2, 4], tf.int32), ones, pairs[:, :, :1, :1]),
         (color.shift_hue, pairs, ones),
         (color.select, ones > 0, pairs, pairs),
         (color.desaturate, ones > 0, pairs),
+        (blur, pairs, ones),
+        (solarize, ones > 0, pairs),
     ):
         code = function.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
         assert "ENTRY" in code and "ynn" not in code
@@ -243,7 +252,7 @@ def test_resampling_is_a_pair_of_products(batch):
 def test_images_of_any_shape_are_cropped_to_size():
     for shape in ((40, 200), (200, 40), (33, 31)):
         images = np.full((2, *shape, 3), 7, np.uint8)
-        for geometry in views.GEOMETRIES:
+        for geometry in GEOMETRIES:
             ours = two_views(images, 64, Policy(geometry, jitter_probability=0.0), draw((0, 0), 2))
             np.testing.assert_allclose(ours, 7, atol=1e-3)
 

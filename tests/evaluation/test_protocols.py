@@ -8,6 +8,7 @@ from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import neighbours
 from amdim_tf.evaluation.classifiers import fit_on_features, predictions
+from amdim_tf.evaluation.evaluation import Settings
 from amdim_tf.evaluation.features import Features
 from amdim_tf.evaluation.fractions import balanced_places
 from amdim_tf.evaluation.predictions import Predictions, interval, rank
@@ -89,6 +90,18 @@ def test_neighbours_are_those_of_the_brute_force(monkeypatch):
     voted = np.take_along_axis(scores, order, 1) > 0
     assert (ranked == np.where(voted, order, -1)).mean() > 0.995
 
+    def by_temperature(distances):
+        return np.exp((1 - distances) / 0.07)
+
+    weighted = KNeighborsClassifier(20, weights=by_temperature, metric="cosine")
+    scores = weighted.fit(votes.values, votes.labels).predict_proba(queries.values)
+    found = knn(votes, queries, 7, 20)
+    assert found.neighbours == 20
+    assert (found.weighted.ranked[:, 0] == scores.argmax(1)).mean() > 0.995
+    assert (found.weighted.ranked[:, 0] != found.ranked[:, 0]).any()
+    report, _ = found.report(list("abcdefg"))
+    assert report["top1"] == found.accuracy() != report["weighted"]["top1"]
+
 
 def test_of_equal_cosines_the_earlier_comes_first(monkeypatch):
     monkeypatch.setattr(neighbours, "BLOCK", 3)
@@ -106,6 +119,15 @@ def test_of_equal_votes_the_smaller_class_comes_first_and_none_without_a_vote():
     assert found.ranked.tolist() == [[2, 4, -1, -1, -1]]
     # The class 3 got no vote, so it is not among the first five.
     assert found.accuracy(5) == 0
+
+
+def test_more_neighbours_than_images():
+    known = Features(np.eye(4, dtype="float32"), np.zeros(4, int))
+    assert knn(known, known, 2).neighbours == 4
+    with pytest.raises(InputError, match="knn must be at most the 4 labelled images"):
+        knn(known, known, 2, 20)
+    with pytest.raises(InputError, match="knn must be at least 1"):
+        Settings(neighbours=0)
 
 
 def test_features_of_images_without_label_do_not_count():

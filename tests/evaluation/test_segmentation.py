@@ -12,8 +12,9 @@ from amdim_tf.data import views
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.cells import Cells
-from amdim_tf.evaluation.evaluation import evaluate, title
+from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.evaluation.regions import Regions, overlap
+from amdim_tf.evaluation.results import title
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.run_directory import RunDirectory
 from amdim_tf.training.run_files import evaluation_config

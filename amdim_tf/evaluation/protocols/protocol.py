@@ -21,11 +21,13 @@ class Protocol:
         ways: "views" if it can learn from augmented images, "features" if it can learn from
             features that are computed once. If it can do both, --fast chooses "features".
         of_maps: whether it classifies the locations of a map, and not f1.
+        votes: whether the setting `neighbours` changes how it measures.
         training: the name of the protocol that trains its classifiers, if that is another one.
     """
 
     ways: tuple[str, ...] = ("features",)
     of_maps: bool = False
+    votes: bool = False
     training: str = ""
 
     def predictions(self, evaluation: "Evaluation") -> Predictions | Regions | None:
