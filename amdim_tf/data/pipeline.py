@@ -92,7 +92,9 @@ def train_batches(
     policy = Policy(**config.views)
     size, batch = config.image_size, config.batch_size
     to_views = to_views or views_of(data, config)
-    crop_boxes = compiled(lambda *given: views.crop_boxes(*given, policy))
+    crop_boxes = compiled(
+        lambda draws, height, width: views.crop_boxes(draws, height, width, policy)
+    )
 
     def epoch(number):
         first = tf.maximum(first_step - number * epoch_steps, 0) * batch

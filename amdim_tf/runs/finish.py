@@ -4,6 +4,7 @@ Each step writes its outcome to result.json, so that a killed run goes on with w
 measurement that fails leaves its row out, and the same command tries it again.
 """
 
+import functools
 import gc
 import sys
 import time
@@ -17,6 +18,7 @@ from amdim_tf.data.data import Data
 from amdim_tf.errors import InputError, Stopped
 from amdim_tf.evaluation.classifiers import classify
 from amdim_tf.evaluation.features import RAW_SIZE, Features, encode, raw_pixels
+from amdim_tf.evaluation.online import F1
 from amdim_tf.evaluation.rows import ROWS, measure_row
 from amdim_tf.files import replacing, write_json
 from amdim_tf.objectives.probes import NAMES
@@ -24,12 +26,15 @@ from amdim_tf.runs.starting import first_weights
 from amdim_tf.serving.saved_model import export, write_card
 from amdim_tf.training.building import build_encoder
 from amdim_tf.training.callbacks import on_signals
+from amdim_tf.training.health import of_features
 from amdim_tf.training.learner import Learner
 from amdim_tf.training.run_directory import RunDirectory, environment, load_model
 from amdim_tf.training.run_files import read_result
 from amdim_tf.typing import Config
 
-EXPORT = "export"
+EXPORT, HEALTH = "export", "health"
+# Images whose f1 is looked at without labels.
+HEALTH_IMAGES = 2000
 NOT_YET = "not measured yet"
 
 
@@ -43,10 +48,10 @@ def wanted(data: Data, baselines: bool) -> tuple[str, ...]:
 def missing(result: dict[str, Any] | None, rows: Sequence[str]) -> dict[str, str]:
     """The `rows`, and the export, that a `result` of a run lacks so far, {name: why}."""
     if not result:
-        return dict.fromkeys([EXPORT, *rows], NOT_YET)
+        return dict.fromkeys([EXPORT, HEALTH, *rows], NOT_YET)
     known = result.get("missing", {})
     unmeasured = [row for row in rows if row not in result["accuracy"]]
-    lacking = [EXPORT] * (EXPORT in known) + unmeasured
+    lacking = [name for name in (EXPORT, HEALTH) if name in known] + unmeasured
     return {name: known.get(name, NOT_YET) for name in lacking}
 
 
@@ -99,6 +104,9 @@ def finish(
         if not published.exists():
             export(measure.model, config, published.parent, 1, data.class_names, result)
 
+    def look():
+        result[HEALTH] = measure.health()
+
     def fill(row):
         print(f"Measuring: {ROWS[row]} ...", flush=True)
         accuracy, note = getattr(measure, row)()
@@ -106,6 +114,7 @@ def finish(
         result["accuracy"] = {name: measured[name] for name in ROWS if name in measured}
         result.setdefault("notes", {})[row] = note
 
+    steps_of = {EXPORT: publish, HEALTH: look}
     encoder_path = run.path / "encoder.keras"
     if not encoder_path.exists():
         with replacing(encoder_path) as path:
@@ -114,7 +123,7 @@ def finish(
     with on_signals(_stop):
         for name in list(lacking):
             try:
-                publish() if name == EXPORT else fill(name)
+                steps_of.get(name, functools.partial(fill, name))()
                 del lacking[name]
             except Stopped:
                 raise
@@ -151,6 +160,12 @@ class Rows:
         """The trained model, without optimiser; it is loaded when it is needed."""
         self._model = self._model or load_model(self.run.path)[0]
         return self._model
+
+    def health(self) -> dict[str, float]:
+        """That of f1 of test images, or of training images if no others are there."""
+        split = self.data.test or self.data.train
+        few = split.sample(min(HEALTH_IMAGES, split.size))
+        return of_features(F1(self.model.encoder, self.data, self.config)(few).values)
 
     def beside(self) -> tuple[dict[str, float], str]:
         """The online probes, as training left them."""

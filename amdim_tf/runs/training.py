@@ -14,6 +14,7 @@ from amdim_tf.data.data import Data
 from amdim_tf.data.statistics import pixel_statistics
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
+from amdim_tf.evaluation.online import Online
 from amdim_tf.evaluation.rows import COLUMNS, ROWS
 from amdim_tf.evaluation.tensorboard import Pictures
 from amdim_tf.files import local
@@ -24,6 +25,7 @@ from amdim_tf.runs.starting import first_weights
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.checkpoints import Checkpoints
 from amdim_tf.training.fitting import Course, fit
+from amdim_tf.training.health import phrase as health_phrase
 from amdim_tf.training.learner import Learner
 from amdim_tf.training.named_optimizer import description
 from amdim_tf.training.run_directory import CHECKPOINTS, RunDirectory, erase, hardware
@@ -134,6 +136,7 @@ def _fit_encoder(run, config, data, steps, devices, views_on, weights):
         data.failures,
         tuple(callbacks),
         lambda first: plan(config, data, model, first, last_step, run),
+        Online(data, config, devices),
     )
     fit(model, course, run, config, devices)
 
@@ -180,6 +183,8 @@ def table(result: dict[str, Any]) -> str:
         cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in COLUMNS)
         note = result.get("notes", {}).get(key)
         lines.append(f"{ROWS[key]:34}" + "".join(cells) + (f"  ({note})" if note else ""))
+    if health := result.get("health"):
+        lines.append(health_phrase(health))
     lacking = result.get("missing", {})
     if not lines and not set(lacking) & set(ROWS):
         lines = [f"{config['dataset']} has no classes by which to measure the encoder."]

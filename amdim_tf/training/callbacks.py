@@ -53,8 +53,8 @@ class Measurements(keras.callbacks.Callback):
 
     It writes training metrics every `every` steps, as means over the steps since the line before,
     with the fraction of the time spent waiting for batches (input_wait). After each epoch it writes
-    the probes' accuracy on the test set, if there is one. All workers measure together, and one of
-    them writes.
+    the probes' accuracy on the test set, if there is one, and what `online` finds. All workers
+    measure together, and one of them writes.
 
     Args:
         path: the run directory.
@@ -62,6 +62,7 @@ class Measurements(keras.callbacks.Callback):
         test_batches: batches of the test set, if any.
         epoch_steps: number of steps in an epoch.
         writes: whether this worker writes.
+        online: maps the model to {name: value} after each epoch.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class Measurements(keras.callbacks.Callback):
         test_batches: tf.data.Dataset | None,
         epoch_steps: int,
         writes: bool = True,
+        online: Callable = lambda model: {},
     ):
         super().__init__()
-        self.writes = writes
+        self.writes, self.online = writes, online
         self.path, self.every = path, every
         self.test_batches, self.epoch_steps = test_batches, epoch_steps
         # The last step that was evaluated, and its accuracy.
@@ -110,16 +112,17 @@ class Measurements(keras.callbacks.Callback):
                 },
             )
             self._start_window()
-        if step % self.epoch_steps == 0 and self.test_batches:
+        if step % self.epoch_steps == 0:
             self.evaluate(step)
             self._start_window()
 
     def evaluate(self, step: int) -> None:
-        """Measures the model on the test set at `step`, and writes the result."""
-        logs = self.model.measure(self.test_batches)
+        """Measures the model at `step`, on the test set if there is one, and writes the result."""
+        logs = self.model.measure(self.test_batches) if self.test_batches else {}
         self.score = step, logs.get("linear_accuracy")
+        logs = {f"test_{name}": value for name, value in logs.items()} | self.online(self.model)
         if logs:
-            self.write(step, {f"test_{name}": value for name, value in logs.items()})
+            self.write(step, logs)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes `values` {name: scalar} as the metrics of `step`, if this worker writes."""

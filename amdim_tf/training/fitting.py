@@ -34,6 +34,7 @@ class Course:
         failures: the `Failures` of the images.
         callbacks: additional Keras callbacks, for the process that writes the run.
         plan: takes the step to start from, and returns the text to print before the training.
+        online: maps the model to {name: value} of what it is worth after an epoch.
     """
 
     batches: Callable
@@ -44,6 +45,7 @@ class Course:
     failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
     callbacks: tuple = ()
     plan: Callable | None = None
+    online: Callable = lambda model: {}
 
 
 def fit(
@@ -79,9 +81,8 @@ def fit(
     if first_step >= course.last_step:
         return
     writer = run if worker.chief else None
-    measured = Measurements(
-        run.path, config.log_every, course.test, course.epoch_steps, worker.chief
-    )
+    how = course.test, course.epoch_steps, worker.chief, course.online
+    measured = Measurements(run.path, config.log_every, *how)
     callbacks = [
         measured,
         Checkpoints(writer, course.epoch_steps, config.checkpoint_minutes, measured),

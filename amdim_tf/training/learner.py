@@ -17,6 +17,7 @@ from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.objectives.objective import Losses, Objective, find_objective
 from amdim_tf.objectives.probes import NAMES, Probes, image_losses, probe_losses
+from amdim_tf.training import health
 from amdim_tf.training.accumulation import in_chunks
 from amdim_tf.training.averaging import Averages
 from amdim_tf.training.optimizer import clipped
@@ -99,6 +100,8 @@ class Learner(Trainer):
             for name, layer in objective.build(encoder).items():
                 setattr(self, name, layer)  # which makes its variables the model's
         self.objective_means = means(*objective.metrics)
+        # The last ones: a checkpoint of an earlier version has the metrics before them.
+        self.health_means = means(*() if frozen else health.NAMES)
         self.built = True
 
     def prepare(
@@ -164,8 +167,11 @@ class Learner(Trainer):
         for name, mean in self.objective_means.items():
             mean.update_state(ops.where(good == 1, losses.metrics[name], 0), good)
         self.measure_probes(labels, logits, from_probes, good)
+        if not self.frozen:
+            for name, value in health.of_batch(f1, len(views)).items():
+                self.health_means[name].update_state(ops.where(good == 1, value, 0), good)
         logs = results(self.objective_means) | results(self.probe_means)
-        return logs | {"skipped": self.skipped.result()}
+        return logs | results(self.health_means) | {"skipped": self.skipped.result()}
 
     def _project(self, images):
         """{n: features of all views}, before the last batch norms."""

@@ -126,10 +126,10 @@ def clipped(gradients: Sequence[Tensor], largest: Tensor) -> list[Tensor]:
     [0.6, 0.8]
     """
     mean = distribution.all_mean(list(gradients))
-    squares = ops.sum(ops.stack([ops.sum(ops.square(x)) for x in mean]))
-    norm = distribution.replicas() * ops.sqrt(squares)
+    squares = [ops.cast(ops.sum(ops.square(x)), "float32") for x in mean]
+    norm = distribution.replicas() * ops.sqrt(sum(squares))
     factor = largest / ops.maximum(norm, largest)
-    return [x * factor for x in gradients]
+    return [x * ops.cast(factor, x.dtype) for x in gradients]
 
 
 @keras.saving.register_keras_serializable("amdim_tf")

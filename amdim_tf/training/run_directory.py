@@ -24,7 +24,7 @@ import time
 import keras
 import tensorflow as tf
 
-from amdim_tf.config import FIELDS, MEANS, fields
+from amdim_tf.config import MEANS, base_config, fields
 from amdim_tf.distribution import worker
 from amdim_tf.errors import InputError
 from amdim_tf.files import UNFINISHED, local, read_json, write_json, write_text
@@ -81,7 +81,7 @@ class RunDirectory:
                 f"workdir cannot be used: {error}. Received: workdir={path}"
             ) from error
         # A run of an earlier version lacks what has been added since, and did as the defaults do.
-        defaults = {name: field.default for name, field in FIELDS.items()}
+        defaults = fields(base_config())
         existing, config = defaults | read_config(path), defaults | config
         differing = [
             f"{name} is {existing.get(name)} there and {config.get(name)} here"

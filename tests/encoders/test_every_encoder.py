@@ -135,7 +135,7 @@ def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
     """Of a training that went on and of a restored one, bit for bit, as the test above has it."""
     config = config_of(name, steps=3)
     run = RunDirectory(tmp_path, config)
-    first, second = np.random.default_rng(0).normal(size=(2, 2, 4, *[config.image_size] * 2, 3))
+    first, second = np.random.default_rng(0).normal(size=(2, 2, 2, *[config.image_size] * 2, 3))
 
     def model():
         found = build(config, 0, config.steps)
