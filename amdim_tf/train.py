@@ -17,6 +17,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     from amdim_tf.runs.training import run_name, train
+    from amdim_tf.training.trackers import named_callbacks
 
     config = command.configured("seed", "epochs", "steps")
     workdir = local(FLAGS.workdir or pathlib.Path("runs") / run_name(config), "workdir")
@@ -30,6 +31,7 @@ def main() -> None:
             xla=FLAGS.xla,
             views_on=FLAGS.views_on,
             overwrite=FLAGS.overwrite,
+            callbacks=named_callbacks(FLAGS.callbacks),
         )
     except KeyboardInterrupt:
         if any((workdir / "checkpoints").glob("[0-9]*")):
@@ -48,6 +50,11 @@ if __name__ == "__main__":
     )
     flags.DEFINE_enum("views_on", "host", ["host", "accelerator"], "where views are made")
     flags.DEFINE_string("workdir", None, "run directory; if none, in runs/ by data, size and seed")
+    flags.DEFINE_list(
+        "callbacks",
+        [],
+        "Keras callbacks MODULE:NAME that follow the training, as trackers have them",
+    )
     flags.DEFINE_bool("overwrite", False, "remove the run in workdir and start anew")
     flags.DEFINE_integer("seed", None, "seed of all random draws; that of the config if none")
     command.run(main, load_config)

@@ -4,8 +4,10 @@ import contextlib
 import gc
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from amdim_tf.config import fields, file_name
@@ -44,6 +46,7 @@ def train(
     xla: str = "auto",
     views_on: str = "host",
     overwrite: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
     """Trains, saves, exports and measures an encoder, or goes on where an earlier run stopped.
 
@@ -56,6 +59,7 @@ def train(
         views_on: where views are made: "host", while the training steps run, or "accelerator",
             before each step.
         overwrite: whether to remove a run that is in `workdir`, and start from scratch.
+        callbacks: Keras callbacks that follow the training, see `amdim_tf.training.trackers`.
 
     Returns:
         The content of result.json: accuracies, config, hardware, versions and time; `missing` says
@@ -99,7 +103,7 @@ def train(
             return result
         if last_step not in run.checkpoints.steps() or run.checkpoints.newest()[0] < last_step:
             steps = (epoch_steps, last_step)
-            _fit_encoder(run, config, data, steps, devices, views_on, weights)
+            _fit_encoder(run, config, data, steps, devices, views_on, weights, callbacks)
             gc.collect()  # its model and optimiser, before another model is loaded
         if not chief:
             check_agreement(devices.strategy, FINISHED)  # if it ended now, so would the chief
@@ -110,7 +114,7 @@ def train(
         return result
 
 
-def _fit_encoder(run, config, data, steps, devices, views_on, weights):
+def _fit_encoder(run, config, data, steps, devices, views_on, weights, trackers):
     """Trains the model of `config`; `steps` are (steps of an epoch, last step), see `train`."""
     epoch_steps, last_step = steps
     with devices.strategy.scope():
@@ -135,6 +139,7 @@ def _fit_encoder(run, config, data, steps, devices, views_on, weights):
         test,
         data.failures,
         tuple(callbacks),
+        tuple(trackers),
         lambda first: plan(config, data, model, first, last_step, run),
         Online(data, config, devices),
     )

@@ -63,6 +63,7 @@ class Measurements(keras.callbacks.Callback):
         epoch_steps: number of steps in an epoch.
         writes: whether this worker writes.
         online: maps the model to {name: value} after each epoch.
+        told: also gets each step and its metrics {name: value}.
     """
 
     def __init__(
@@ -73,9 +74,10 @@ class Measurements(keras.callbacks.Callback):
         epoch_steps: int,
         writes: bool = True,
         online: Callable = lambda model: {},
+        told: Callable = lambda step, values: None,
     ):
         super().__init__()
-        self.writes, self.online = writes, online
+        self.writes, self.online, self.told = writes, online, told
         self.path, self.every = path, every
         self.test_batches, self.epoch_steps = test_batches, epoch_steps
         # The last step that was evaluated, and its accuracy.
@@ -135,6 +137,7 @@ class Measurements(keras.callbacks.Callback):
         self.lines.flush()
         os.fsync(self.lines.fileno())
         self.events.write(step, values)
+        self.told(step, values)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         if self.writes:

@@ -18,6 +18,7 @@ from amdim_tf.training.callbacks import (
 )
 from amdim_tf.training.learner import Learner
 from amdim_tf.training.run_directory import RunDirectory
+from amdim_tf.training.trackers import Trackers
 from amdim_tf.typing import Config
 
 
@@ -33,6 +34,7 @@ class Course:
         test: batches that score the model after each epoch, if any.
         failures: the `Failures` of the images.
         callbacks: additional Keras callbacks, for the process that writes the run.
+        trackers: callbacks of the user's own, for that process; see `Trackers`.
         plan: takes the step to start from, and returns the text to print before the training.
         online: maps the model to {name: value} of what it is worth after an epoch.
     """
@@ -44,6 +46,7 @@ class Course:
     test: tf.data.Dataset | None = None
     failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
     callbacks: tuple = ()
+    trackers: tuple = ()
     plan: Callable | None = None
     online: Callable = lambda model: {}
 
@@ -81,13 +84,15 @@ def fit(
     if first_step >= course.last_step:
         return
     writer = run if worker.chief else None
-    how = course.test, course.epoch_steps, worker.chief, course.online
+    trackers = Trackers(course.trackers if writer else (), course.epoch_steps)
+    how = course.test, course.epoch_steps, worker.chief, course.online, trackers.write
     measured = Measurements(run.path, config.log_every, *how)
     callbacks = [
         measured,
         Checkpoints(writer, course.epoch_steps, config.checkpoint_minutes, measured),
         BadNumbers(config.bad_steps),
         BadImages(course.failures, run.path / "bad_images.txt" if writer else None),
+        trackers,
     ]
     if writer:
         run.forget_metrics_after(first_step)
@@ -115,3 +120,5 @@ def fit(
     except InputError:
         run.checkpoints.wait()
         raise
+    finally:
+        trackers.close()
