@@ -29,7 +29,8 @@ def main() -> None:
 if __name__ == "__main__":
     command.define_training_flags()
     ablations = [name for name in VARIANTS if name[0] in "+-"]
+    flags.DEFINE_string("variant", "", "what the baseline is, such as +recipe")
     flags.DEFINE_list("variants", ablations, "what to change, each by itself")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "each variant is trained with each of them")
     flags.DEFINE_string("folder", "runs/sweep", "where its run directories are")
-    command.run(main, lambda dataset, size: load_config(dataset, size))
+    command.run(main, load_config)

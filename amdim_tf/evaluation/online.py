@@ -70,10 +70,10 @@ class Online:
         self.f1: F1 | None = None
 
     def __call__(self, model: Learner) -> dict[str, float]:
-        """{"effective_rank", "test_knn_accuracy"}, the second one if there are classes."""
+        """{"f1_effective_rank", "test_knn_accuracy"}, the second one if there are classes."""
         self.f1 = self.f1 or F1(model.encoder, self.data, self.config, self.devices)
         known = self.f1(self.known)
-        found = {"effective_rank": effective_rank(known.values[:KNOWN])}
+        found = {"f1_effective_rank": effective_rank(known.values[:KNOWN])}
         if self.test:
             votes = knn(known, self.f1(self.test), len(self.data.class_names))
             found["test_knn_accuracy"] = votes.accuracy()

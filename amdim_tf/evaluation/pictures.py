@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -228,27 +229,29 @@ def segmentation(
 
 
 def curves(lines: Sequence[Mapping[str, float]]) -> Figure:
-    """Losses, bounds and accuracies by step.
+    """Losses, bounds, accuracies and the health of f1 by step.
 
     Args:
         lines: the records in metrics.jsonl, see `callbacks.Measurements`.
     """
     panels = {
-        "loss of each task": ("nats", "nce_", lambda name: name[4:]),
-        "bound on the mutual information": ("nats", "bound_", lambda name: name[6:]),
-        "accuracy of the probes": (
-            "fraction of the images",
-            "_accuracy",
-            lambda name: name[:-9].replace("_", " "),
-        ),
+        "loss of each task": ("nats", r"nce_(.+)"),
+        "bound on the mutual information": ("nats", r"bound_(.+)"),
+        "accuracy": ("fraction of the images", r"(.+)_accuracy"),
+        "spread of f1 (see health)": ("", r"f1_(std|alignment|uniformity)"),
+        "effective rank of f1": ("dimensions", r"f1_effective_(rank)"),
     }
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     names = sorted({name for line in lines for name in line})
-    for place, (title, (unit, marker, label)) in zip(axes, panels.items(), strict=True):
-        for name in (name for name in names if marker in name):
+    axes[-1, -1].remove()
+    for place, (title, (unit, pattern)) in zip(axes.flat, panels.items(), strict=False):
+        for name, found in ((name, re.fullmatch(pattern, name)) for name in names):
+            if not found:
+                continue
             points = [(line["step"], line[name]) for line in lines if name in line]
-            style = "o--" if name.startswith("test_") else "-"
-            place.plot(*zip(*points, strict=True), style, label=label(name), markersize=3)
+            style = "o--" if name.startswith("test_") or "rank" in name else "-"
+            label = found[1].replace("_", " ")
+            place.plot(*zip(*points, strict=True), style, label=label, markersize=3)
         place.set(title=title, xlabel="step", ylabel=unit)
         place.grid(alpha=0.3)
         if place.lines:

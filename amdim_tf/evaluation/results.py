@@ -64,7 +64,7 @@ def title(result: dict[str, Any]) -> str:
         f"{names[second]} {accuracy[second]:.3f}"
         + (
             weighted
-            and f"; weighted votes of {accuracy['neighbours']}: top-1 {weighted['top1']:.3f}"
+            and f"; weighted votes of {accuracy['neighbours']} by {accuracy['feature']}: top-1 {weighted['top1']:.3f}"
         )
     )
 

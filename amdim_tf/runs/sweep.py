@@ -29,7 +29,7 @@ def sweep(
     """Trains the baseline and each of `variants` with each of `seeds`; finished runs are kept.
 
     Args:
-        config: the config of the baseline.
+        config: the config of the baseline, which may be a variant itself.
         variants: see `amdim_tf.config.load_config`.
         seeds: the seeds of the runs.
         folder: the folder of the run directories.
@@ -49,6 +49,8 @@ def sweep(
             f"Received: {config.dataset} without any"
         )
     configs = {name: apply_variant(copy.deepcopy(config), name) for name in ("", *variants)}
+    for name, varied in configs.items():
+        varied.variant = ",".join(filter(None, [config.variant, name]))
     accuracies = {}
     for variant, varied in configs.items():
         rows = []
@@ -67,9 +69,10 @@ def sweep(
 
 
 def sweep_table(accuracies: Mapping[str, np.ndarray]) -> str:
-    """Markdown: mean accuracies, and differences to the baseline with 95 % intervals (Welch's t).
+    """Markdown: mean accuracies, and differences to the baseline with 95 % intervals.
 
-    A star marks a difference if zero lies outside of its interval.
+    Intervals are Student's t of the differences seed by seed: runs of a seed start from the same
+    weights, which decide more than most variants do. A star marks those that leave out zero.
     """
     count = len(accuracies[BASELINE])
     lines = [
@@ -86,7 +89,7 @@ def sweep_table(accuracies: Mapping[str, np.ndarray]) -> str:
             change = 100 * (values.mean(0) - accuracies[BASELINE].mean(0))
             differences = [f"{value:+.1f}" for value in change]
             if count > 1:
-                test = stats.ttest_ind(values, accuracies[BASELINE], equal_var=False)
+                test = stats.ttest_1samp(values - accuracies[BASELINE], 0)
                 low, high = 100 * np.array(test.confidence_interval())
                 differences = [
                     f"{text} ({a:+.1f} to {b:+.1f}){'*' * bool(a > 0 or b < 0)}"

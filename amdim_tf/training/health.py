@@ -7,7 +7,7 @@ from keras import ops
 
 from amdim_tf.typing import Tensor
 
-NAMES = ("f1_std", "alignment", "uniformity")
+NAMES = ("f1_std", "f1_alignment", "f1_uniformity")
 
 
 def of_batch(f1: Tensor, views: int) -> dict[str, Tensor]:
@@ -15,8 +15,8 @@ def of_batch(f1: Tensor, views: int) -> dict[str, Tensor]:
 
     - f1_std: standard deviation of a dimension, times the root of their number: 1 if f1 points in
       all directions alike, 0 if it has collapsed.
-    - alignment: mean squared distance of the first two views of an image; 0 if they are the same.
-    - uniformity: log of the mean of exp(-2 d^2) over pairs of images of the first view, at
+    - f1_alignment: mean squared distance of the first two views of an image; 0 if f1 is the same.
+    - f1_uniformity: log of the mean of exp(-2 d^2) over pairs of images of the first view, at
       distance d; 0 if f1 has collapsed, and about -4 if it is uniform in many dimensions.
 
     The last two are those of Wang and Isola (arXiv 2005.10242).
@@ -27,7 +27,7 @@ def of_batch(f1: Tensor, views: int) -> dict[str, Tensor]:
     Example:
     >>> found = of_batch(ops.ones((8, 4)), views=2)  # collapsed
     >>> {name: round(abs(float(x)), 3) for name, x in found.items()}
-    {'f1_std': 0.0, 'alignment': 0.0, 'uniformity': 0.0}
+    {'f1_std': 0.0, 'f1_alignment': 0.0, 'f1_uniformity': 0.0}
     """
     f1 = ops.cast(f1, "float32")
     f1 /= ops.maximum(ops.norm(f1, axis=1, keepdims=True), 1e-12)
@@ -40,8 +40,8 @@ def of_batch(f1: Tensor, views: int) -> dict[str, Tensor]:
     other = others[0] if others else first
     return {
         "f1_std": width * ops.mean(ops.std(first, axis=0)),
-        "alignment": ops.mean(ops.sum(ops.square(first - other), axis=1)),
-        "uniformity": ops.log(ops.sum(apart) / ops.maximum(pairs, 1)),
+        "f1_alignment": ops.mean(ops.sum(ops.square(first - other), axis=1)),
+        "f1_uniformity": ops.log(ops.sum(apart) / ops.maximum(pairs, 1)),
     }
 
 
@@ -67,8 +67,8 @@ def phrase(health: Mapping[str, float]) -> str:
     """The `health` of f1 (N,D) on one view of N images, in a line."""
     return (
         f"f1 of {health['images']} images, without labels: deviation {health['f1_std']:.2f} of 1, "
-        f"effective rank {health['effective_rank']:.1f} of "
-        f"{min(health['images'], health['width'])}, uniformity {health['uniformity']:.2f}"
+        f"effective rank {health['f1_effective_rank']:.1f} of "
+        f"{min(health['images'], health['width'])}, uniformity {health['f1_uniformity']:.2f}"
     )
 
 
@@ -79,6 +79,6 @@ def of_features(features: np.ndarray) -> dict[str, float]:
         "images": len(features),
         "width": features.shape[1],
         "f1_std": float(found["f1_std"]),
-        "effective_rank": effective_rank(features),
-        "uniformity": float(found["uniformity"]),
+        "f1_effective_rank": effective_rank(features),
+        "f1_uniformity": float(found["f1_uniformity"]),
     }

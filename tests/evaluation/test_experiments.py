@@ -215,9 +215,9 @@ def test_the_sweeps_table_by_hand():
     worse = values - [[0.1, 0.01, 0], [0.1, 0.02, 0.01], [0.1, -0.03, -0.01]]
     lines = sweep_table({"baseline": values, "-multiscale": worse}).splitlines()
     assert lines[2] == "| baseline | 61.0 | 70.0 | 50.0 |  |  |  |"
-    # Welch: 0.1 +- t(4) * 0.01 * sqrt(2 / 3), t = 2.776
+    # By pairs: 0.0 +- t(2) * 0.0265 / sqrt(3), t = 4.303; the seeds' own differences do not count.
     assert lines[3].startswith(
-        "| -multiscale | 51.0 | 70.0 | 50.0 | -10.0 (-12.3 to -7.7)* | +0.0 "
+        "| -multiscale | 51.0 | 70.0 | 50.0 | -10.0 (-10.0 to -10.0)* | +0.0 (-6.6 to +6.6) "
     )
     assert lines[3].count("*") == 1
 

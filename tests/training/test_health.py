@@ -23,13 +23,15 @@ def test_against_loops():
     apart = [np.sum((x1[i] - x1[j]) ** 2) for i in range(5) for j in range(5) if i != j]
     expected = {
         "f1_std": 6**0.5 * x1.std(0).mean(),
-        "alignment": np.mean([np.sum((a - b) ** 2) for a, b in zip(x1, x2, strict=True)]),
-        "uniformity": np.log(np.mean(np.exp(-2 * np.array(apart)))),
+        "f1_alignment": np.mean([np.sum((a - b) ** 2) for a, b in zip(x1, x2, strict=True)]),
+        "f1_uniformity": np.log(np.mean(np.exp(-2 * np.array(apart)))),
     }
     found = of_batch(f1, views=2)
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4), name
-    assert of_features(f1[:5])["uniformity"] == pytest.approx(expected["uniformity"], rel=1e-4)
+    assert of_features(f1[:5])["f1_uniformity"] == pytest.approx(
+        expected["f1_uniformity"], rel=1e-4
+    )
 
 
 def test_a_sphere_a_plane_and_a_point():
@@ -41,7 +43,7 @@ def test_a_sphere_a_plane_and_a_point():
     found = [of_features(np.float32(each)) for each in (sphere, plane, point)]
     deviations = [each["f1_std"] for each in found]
     assert deviations[0] == pytest.approx(1, abs=0.02) and deviations[2] < 0.01
-    assert found[0]["uniformity"] < found[1]["uniformity"] < found[2]["uniformity"] < 1e-3
+    assert found[0]["f1_uniformity"] < found[1]["f1_uniformity"] < found[2]["f1_uniformity"] < 1e-3
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -58,10 +60,10 @@ def test_after_an_epoch(labelled):
     found = online(model)
     f1 = F1(model.encoder, data, config)(online.known).values
     assert len(f1) == 200
-    assert found["effective_rank"] == pytest.approx(effective_rank(f1))
+    assert found["f1_effective_rank"] == pytest.approx(effective_rank(f1))
     assert ("test_knn_accuracy" in found) == labelled
     if labelled:
         assert 1 / 14 < found["test_knn_accuracy"] <= 1
     model.encoder.set_weights([0 * x for x in model.encoder.get_weights()])
-    assert online(model)["effective_rank"] == pytest.approx(1)  # f1 is the same for all images
+    assert online(model)["f1_effective_rank"] == pytest.approx(1)  # f1 is the same for all images
     json.dumps(found)
