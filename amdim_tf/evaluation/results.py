@@ -57,15 +57,14 @@ def title(result: dict[str, Any]) -> str:
     low, high = accuracy["interval"]
     names = {"top1": "top-1", "top5": "top-5", "mean_iou": "mean IoU", "pixels": "pixels"}
     first, second = (name for name in names if name in accuracy)
-    weighted = accuracy.get("weighted", "")
+    votes = ""
+    if weighted := accuracy.get("weighted"):
+        by = f"{accuracy['neighbours']} votes by {accuracy['feature']}"
+        votes = f"; weighted {weighted['top1']:.3f}; {by}"
     return (
         f"{result['config']['dataset']}, {result['protocol']}{' (fast)' * result['fast']}: "
         f"{names[first]} {accuracy[first]:.3f} ({low:.3f} to {high:.3f}), "
-        f"{names[second]} {accuracy[second]:.3f}"
-        + (
-            weighted
-            and f"; weighted votes of {accuracy['neighbours']} by {accuracy['feature']}: top-1 {weighted['top1']:.3f}"
-        )
+        f"{names[second]} {accuracy[second]:.3f}{votes}"
     )
 
 
