@@ -73,8 +73,8 @@ class Measurements(keras.callbacks.Callback):
         test_batches: tf.data.Dataset | None,
         epoch_steps: int,
         writes: bool = True,
-        online: Callable = lambda model: {},
-        told: Callable = lambda step, values: None,
+        online: Callable | None = None,
+        told: Callable | None = None,
     ):
         super().__init__()
         self.writes, self.online, self.told = writes, online, told
@@ -122,7 +122,8 @@ class Measurements(keras.callbacks.Callback):
         """Measures the model at `step`, on the test set if there is one, and writes the result."""
         logs = self.model.measure(self.test_batches) if self.test_batches else {}
         self.score = step, logs.get("linear_accuracy")
-        logs = {f"test_{name}": value for name, value in logs.items()} | self.online(self.model)
+        logs = {f"test_{name}": value for name, value in logs.items()}
+        logs |= self.online(self.model) if self.online else {}
         if logs:
             self.write(step, logs)
 
@@ -137,7 +138,8 @@ class Measurements(keras.callbacks.Callback):
         self.lines.flush()
         os.fsync(self.lines.fileno())
         self.events.write(step, values)
-        self.told(step, values)
+        if self.told:
+            self.told(step, values)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         if self.writes:

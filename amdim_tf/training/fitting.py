@@ -36,7 +36,7 @@ class Course:
         callbacks: additional Keras callbacks, for the process that writes the run.
         trackers: callbacks of the user's own, for that process; see `Trackers`.
         plan: takes the step to start from, and returns the text to print before the training.
-        online: maps the model to {name: value} of what it is worth after an epoch.
+        online: maps the model to {name: value} of what it is worth, after each epoch.
     """
 
     batches: Callable
@@ -48,7 +48,7 @@ class Course:
     callbacks: tuple = ()
     trackers: tuple = ()
     plan: Callable | None = None
-    online: Callable = lambda model: {}
+    online: Callable | None = None
 
 
 def fit(

@@ -8,6 +8,7 @@ import pytest
 
 from amdim_tf.config import load_config
 from amdim_tf.data import sources
+from amdim_tf.data.splits import in_memory
 from amdim_tf.distribution import choose_devices
 from amdim_tf.evaluation.online import F1, Online
 from amdim_tf.training.building import build_model, check_config
@@ -54,7 +55,9 @@ def test_after_an_epoch(labelled):
     check_config(config)
     data, devices = sources.load(config), choose_devices()
     if not labelled:
-        data = dataclasses.replace(data, probe=None, test=None, class_names=())
+        images = np.stack([image for image, _ in data.train.examples.take(300)])
+        train = in_memory(images, np.full(300, -1))
+        data = dataclasses.replace(data, train=train, probe=None, test=None, class_names=())
     model = build_model(config, 0)
     online = Online(data, config, devices)
     found = online(model)
