@@ -1,4 +1,4 @@
-"""Trained encoders in Keras: the README's examples, and what they rest on."""
+"""Trained encoders in Keras: the guide's examples, and what they rest on."""
 
 import pathlib
 import re
@@ -18,7 +18,7 @@ from amdim_tf.training.building import build
 from amdim_tf.training.run_directory import RunDirectory
 
 GENERATOR = np.random.default_rng(0)
-README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "serving.md"
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_the_examples_of_the_readme(saved):
     _, (run, *_) = saved
     labels = GENERATOR.integers(0, 3, 96)
     images = GENERATOR.integers(0, 60, (96, 40, 40, 3)) + 80 * labels[:, None, None, None]
-    (example,) = re.findall(r"```python\n(import keras\n.*?)```", README.read_text(), re.DOTALL)
+    (example,) = re.findall(r"```python\n(import keras\n.*?)```", GUIDE.read_text(), re.DOTALL)
     frozen, tuned = example.split("\n# Fine-tuning")
     space = {"run": str(run), "images": images.astype("uint8"), "labels": labels}
     exec(frozen.replace('run = "', 'other = "'), space)

@@ -1,4 +1,4 @@
-"""ONNX: the README's command makes of an export what onnxruntime runs to the same values."""
+"""ONNX: the guide's command makes of an export what onnxruntime runs to the same values."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from test_export import small_config
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build_model
 
-README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "serving.md"
 
 
 @pytest.mark.long
@@ -22,7 +22,7 @@ def test_the_readmes_command(tmp_path, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     config = small_config()
     folder = export(build_model(config, 0), config, tmp_path / "DIR")
-    (command,) = re.findall(r"-m (tf2onnx\.convert .*)", README.read_text())
+    (command,) = re.findall(r"-m (tf2onnx\.convert .*)", GUIDE.read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", shlex.split(command))
     convert.main()
