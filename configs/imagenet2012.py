@@ -6,10 +6,10 @@
     python -m amdim_tf.evaluate --workdir=runs/imagenet2012-small-seed0 --data_dir=DIR
 
 TFDS cannot download it: it has to be prepared in DIR first, see docs/data.md. `--epochs` 50, 100
-and 150 are the paper's schedules, whose learning rate falls after 60 % and 90 %. The second command is
-the paper's 68.1 % (150 epochs, strong augmentation); its ablations (Table 3) are `small` for 50
-epochs. The authors train `small` on 4 Tesla V100 in mixed precision and name no hours. `tiny` shows
-that everything runs.
+and 150 are the paper's schedules, whose learning rate falls after 60 % and 90 %. The second
+command is the paper's 68.1 % (150 epochs, strong augmentation); its ablations (Table 3) are `small`
+for 50 epochs. The authors train `small` on 4 Tesla V100 in mixed precision and name no hours.
+`tiny` shows that everything runs.
 """
 
 from amdim_tf.config import base_config
