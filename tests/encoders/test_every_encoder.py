@@ -74,7 +74,8 @@ def test_each_view_is_normalised_by_itself(name):
         np.testing.assert_allclose(norm.moving_mean, average, atol=1e-9)
 
 
-@every
+@pytest.mark.long
+@pytest.mark.parametrize("name", ENCODERS)
 def test_export_and_what_loads_it(name, tmp_path):
     """The export checks itself; what is loaded from it gives the same."""
     config = config_of(name)

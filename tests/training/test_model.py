@@ -166,6 +166,7 @@ def test_the_compiled_step_is_the_plain_one():
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
 
 
+@pytest.mark.long
 def test_micro_batches_have_the_gradients_of_the_whole():
     (x1, x2), _ = batch()
     x1, x2 = (tf.constant(x, tf.float64) for x in (x1, x2))

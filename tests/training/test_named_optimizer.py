@@ -38,7 +38,7 @@ def state(model):
     return [np.array(x) for x in (*values(model), *values(model.optimizer), *model.averages.values)]
 
 
-@pytest.mark.parametrize("name", most_long(["adamw", *sorted(names())], 7))
+@pytest.mark.parametrize("name", most_long(["adamw", *sorted(names())], 99))
 def test_every_optimiser_goes_on_from_a_checkpoint(name, tmp_path):
     """With all that goes with it, bit for bit; and it changes the weights."""
     config = config_of(optimizer=name, clip_norm=1.0, weight_averaging=0.9, schedule="cosine")
