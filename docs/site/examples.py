@@ -8,7 +8,7 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Docstrings end in `Example:` and lines of code; griffe wants `Examples:` and indented ones."""
+    """Docstrings end in `Example:` and code; griffe wants `Examples:` and indented code."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
