@@ -3,6 +3,7 @@
 import keras
 
 from amdim_tf.config import check_fields
+from amdim_tf.data.filters import own_layer
 from amdim_tf.data.policy import Policy
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.encoders.named import named_encoder
@@ -33,6 +34,8 @@ def check_config(config: Config) -> None:
         raise InputError(
             f"views.autoaugment needs images of 3 channels. Received: channels={config.channels}"
         )
+    if config.views.layer:
+        own_layer(config.views.layer, (config.image_size, config.image_size, config.channels))
     if config.white and config.channels == 3:
         raise InputError(
             "white is for images of other than 3 channels, which keep their precision. "

@@ -35,8 +35,13 @@ def names() -> dict[str, type[keras.optimizers.Optimizer]]:
         for name, kind in vars(keras.optimizers).items()
         if isinstance(kind, type) and issubclass(kind, keras.optimizers.Optimizer)
     }
-    not_by_name = (keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer)
-    kinds = {name: kind for name, kind in found.items() if kind not in not_by_name}
+    # Without those that only wrap others.
+    kinds = {
+        name: kind
+        for name, kind in found.items()
+        if kind is not keras.optimizers.Optimizer
+        and "learning_rate" in inspect.signature(kind).parameters
+    }
     return {REFERENCE: AdamL2} | kinds
 
 

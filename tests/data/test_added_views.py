@@ -145,6 +145,7 @@ def test_what_is_no_layer_is_refused(name, message):
         ({"views.crop_ratio": (0.0, 1.0)}, "crop_ratio must be"),
         ({"views.blur_sigma": (-1.0, 1.0)}, "blur_sigma must be"),
         ({"views.blur_probability": 1.5}, "blur_probability must lie in 0..1"),
+        ({"views.layer": "no_such:layer"}, "No module named"),
         ({"views.small_crops": -1}, "small_crops must be at least 0"),
         ({"views.small_crops": 1, "tasks": "5-5"}, "small_crops must be 0 unless"),
         ({"views.small_crops": 1, "mixture_components": 2}, "small_crops must be 0 unless"),

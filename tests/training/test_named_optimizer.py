@@ -133,6 +133,7 @@ def test_the_plan_says_what_is_done():
         ({"optimizer": "adamx"}, "nearest are adamax, adam"),
         ({"optimizer": "optimizer"}, "optimizer must be one of reference"),
         ({"optimizer": "lossscaleoptimizer"}, "optimizer must be one of reference"),
+        ({"optimizer": "multioptimizer"}, "optimizer must be one of reference"),
         ({"optimizer": "sgd", "l2": 1e-3}, "l2 is the reference's"),
         ({"optimizer_arguments": "0.9"}, "no list such as"),
         ({"optimizer_arguments": "beta_1=x"}, "no list such as"),
