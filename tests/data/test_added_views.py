@@ -1,14 +1,17 @@
 """What views may have beyond the reference's: other crops, blur, small crops, layers."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_values import ROOT
 from scipy import ndimage
 
 from amdim_tf.config import load_config
 from amdim_tf.data import pipeline, sources
-from amdim_tf.data.filters import blur, own_layer, solarize
+from amdim_tf.data.filters import blur, by_layer, own_layer, solarize
 from amdim_tf.data.policy import Policy
 from amdim_tf.data.views import crop_boxes, crop_one, draw, reframe, two_views
 from amdim_tf.encoders.amdim import Encoder
@@ -120,6 +123,17 @@ def test_ones_own_layer_depends_on_the_draws_alone():
     together = to_views(images, draws)
     for ours, part in zip(together, to_views(images[4:], draws[4:]), strict=True):
         np.testing.assert_allclose(ours[4:], part, atol=1e-4)
+
+
+def test_the_guides_layer(tmp_path, monkeypatch):
+    guide = (ROOT / "docs" / "training.md").read_text()
+    (code,) = re.findall(r"```python\n(\"\"\"my_views.*?)```", guide, re.DOTALL)
+    (tmp_path / "my_views.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    layer = own_layer("my_views:erase", (32, 32, 3))
+    images = tf.fill((2, 3, 32, 32, 3), 100.0)
+    changed = by_layer(layer, images, draw((0, 1), 3)[:2])
+    assert 0 < np.mean(changed != images) < 1
 
 
 @pytest.mark.parametrize(
