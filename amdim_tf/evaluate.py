@@ -29,9 +29,9 @@ def main() -> None:
         FLAGS.fast,
         FLAGS.label_fraction,
         FLAGS.features,
-        FLAGS.knn,
         FLAGS.strategy,
         FLAGS.xla,
+        FLAGS.knn,
     )
 
 

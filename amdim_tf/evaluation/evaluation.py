@@ -77,9 +77,9 @@ def evaluate(
     fast: bool = False,
     label_fraction: float = 1.0,
     features: str = "f1",
-    neighbours: int = NEIGHBOURS,
     strategy: str = "none",
     xla: str = "off",
+    neighbours: int = NEIGHBOURS,
 ) -> dict[str, dict[str, Any]]:
     """Measures the encoder of a run; writes a result and a picture for each protocol.
 

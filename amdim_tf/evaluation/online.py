@@ -1,5 +1,7 @@
 """What an encoder is worth after each epoch: neighbours and effective rank of f1."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -70,11 +72,17 @@ class Online:
         self.f1: F1 | None = None
 
     def __call__(self, model: Learner) -> dict[str, float]:
-        """{"f1_effective_rank", "test_knn_accuracy"}, the second one if there are classes."""
+        """{"f1_effective_rank", "test_knn_accuracy"}, the second one if there are classes.
+
+        What cannot be measured, since images are bad or f1 is not finite, is left out: no training
+        ends of it.
+        """
         self.f1 = self.f1 or F1(model.encoder, self.data, self.config, self.devices)
-        known = self.f1(self.known)
-        found = {"f1_effective_rank": effective_rank(known.values[:KNOWN])}
-        if self.test:
-            votes = knn(known, self.f1(self.test), len(self.data.class_names))
-            found["test_knn_accuracy"] = votes.accuracy()
+        found = {}
+        with contextlib.suppress(InputError):
+            known = self.f1(self.known)
+            found["f1_effective_rank"] = effective_rank(known.values[:KNOWN])
+            if self.test and np.isfinite(known.values).all():
+                votes = knn(known, self.f1(self.test), len(self.data.class_names))
+                found["test_knn_accuracy"] = votes.accuracy()
         return found

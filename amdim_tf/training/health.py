@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from keras import ops
 
+from amdim_tf.errors import InputError
 from amdim_tf.typing import Tensor
 
 NAMES = ("f1_std", "f1_alignment", "f1_uniformity")
@@ -49,13 +50,16 @@ def effective_rank(features: np.ndarray) -> float:
     """How many dimensions the `features` (N,D), each scaled to length 1, use alike.
 
     The exponential of the entropy of their singular values as shares of the sum (Roy and Vetterli
-    2007; as a measure of representations, arXiv 2210.02885): 1 if collapsed, at most min(N, D).
+    2007; as a measure of representations, arXiv 2210.02885): 1 if collapsed, at most min(N, D), and
+    not a number if a feature is none.
 
     Example:
     >>> round(effective_rank(np.eye(8, 16)), 3), round(effective_rank(np.ones((8, 16))), 3)
     (8.0, 1.0)
     """
     features = features.astype("float64")
+    if not np.isfinite(features).all():
+        return float("nan")
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     singular = np.linalg.svd(features / np.maximum(lengths, 1e-12), compute_uv=False)
     shares = singular / max(singular.sum(), 1e-12)
@@ -73,7 +77,13 @@ def phrase(health: Mapping[str, float]) -> str:
 
 
 def of_features(features: np.ndarray) -> dict[str, float]:
-    """The health of `features` (N,D), which a result keeps; see `of_batch` and `effective_rank`."""
+    """The health of `features` (N,D), which a result keeps; see `of_batch` and `effective_rank`.
+
+    Raises:
+        InputError: a feature is not finite.
+    """
+    if not np.isfinite(features).all():
+        raise InputError("f1 must be of finite numbers. Received: others among them")
     found = of_batch(features, views=1)
     return {
         "images": len(features),

@@ -1,7 +1,6 @@
 """Measures of f1 without labels, against NumPy and by what they are to tell apart."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from amdim_tf.config import load_config
 from amdim_tf.data import sources
 from amdim_tf.data.splits import in_memory
 from amdim_tf.distribution import choose_devices
+from amdim_tf.errors import InputError
 from amdim_tf.evaluation.online import F1, Online
 from amdim_tf.training.building import build_model, check_config
 from amdim_tf.training.health import effective_rank, of_batch, of_features
@@ -69,4 +69,7 @@ def test_after_an_epoch(labelled):
         assert 1 / 14 < found["test_knn_accuracy"] <= 1
     model.encoder.set_weights([0 * x for x in model.encoder.get_weights()])
     assert online(model)["f1_effective_rank"] == pytest.approx(1)  # f1 is the same for all images
-    json.dumps(found)
+    model.encoder.set_weights([np.nan * x for x in model.encoder.get_weights()])
+    assert not np.isfinite(online(model)["f1_effective_rank"]) and len(online(model)) == 1
+    with pytest.raises(InputError, match="f1 must be of finite numbers"):
+        of_features(np.full((3, 4), np.nan))
