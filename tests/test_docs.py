@@ -1,11 +1,15 @@
 """README and guides: their links lead somewhere."""
 
+import functools
 import re
+import subprocess
+import sys
 
 import pytest
 from golden_values import ROOT
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("export/*.md")])
+COMMAND = re.compile(r"python -m (amdim_tf\.\w+)((?: \\\n|[^\n`])*)")
 
 
 def anchors(page):
@@ -28,4 +32,21 @@ def test_links(page):
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130 and len(COMMAND.findall(text)) >= 5
+
+
+@functools.cache
+def help_of(command):
+    done = subprocess.run([sys.executable, "-m", command, "--help"], capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_the_flags_that_they_are_given(page):
+    for command, arguments in COMMAND.findall(page.read_text()):
+        known = help_of(command)
+        assert known, command
+        for flag in re.findall(r"--[\w.]+", arguments):
+            boolean = flag.replace("--", "--[no]", 1)
+            assert f"{flag}=" in known or f"{flag}:" in known or f"{boolean}:" in known, flag
