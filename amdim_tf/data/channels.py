@@ -140,7 +140,8 @@ def _fit(pixels, channels):
         def luma():
             return grayscale(tf.ensure_shape(pixels[..., :3], (None, None, 3)))[..., :1]
 
-        pixels = tf.cond(found < 3, lambda: pixels[..., :1], luma)
+        grey = pixels.shape[-1] in (1, 2)
+        pixels = pixels[..., :1] if grey else tf.cond(found < 3, lambda: pixels[..., :1], luma)
     else:
         pixels = decoding.checked(pixels, found == channels, wrong, found)
     return tf.ensure_shape(pixels, (None, None, channels))

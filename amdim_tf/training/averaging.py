@@ -9,11 +9,17 @@ from amdim_tf.typing import Tensor
 def values(owner: keras.Model | keras.optimizers.Optimizer) -> list[tf.Variable]:
     """TensorFlow's variables of a Keras object, in order, except its metrics.
 
-    TensorFlow itself would not find the variables of layers that Keras keeps in lists.
+    TensorFlow itself would not find the variables of layers that Keras keeps in lists, nor Keras
+    those that an optimiser did not add to its list, such as a product in Nadam (3.15).
     """
     metrics = {id(variable) for variable in getattr(owner, "metrics_variables", ())}
     variables = getattr(owner, "saved_variables", owner.variables)
-    return [variable.value for variable in variables if id(variable) not in metrics]
+    known = metrics | {id(variable) for variable in variables}
+    inner = getattr(owner, "inner_optimizer", None)
+    own = vars(inner).values() if inner else ()
+    others = [x for x in own if isinstance(x, keras.Variable) and id(x) not in known]
+    listed = [variable for variable in variables if id(variable) not in metrics]
+    return [variable.value for variable in (*listed, *others)]
 
 
 class Averages:

@@ -42,7 +42,8 @@ def of_batch(f1: Tensor, views: int) -> dict[str, Tensor]:
     return {
         "f1_std": width * ops.mean(ops.std(first, axis=0)),
         "f1_alignment": ops.mean(ops.sum(ops.square(first - other), axis=1)),
-        "f1_uniformity": ops.log(ops.sum(apart) / ops.maximum(pairs, 1)),
+        # A single image has no pairs.
+        "f1_uniformity": ops.log(ops.where(pairs > 0, ops.sum(apart) / pairs, 1.0)),
     }
 
 

@@ -11,6 +11,7 @@ from long import most_long
 
 from amdim_tf.config import load_config
 from amdim_tf.data import pipeline, sources, splits, tfds_sets
+from amdim_tf.data.views import DRAWS
 from amdim_tf.distribution import Worker
 
 SIZE = 120
@@ -149,7 +150,7 @@ def test_steps_are_the_same_from_anywhere_and_for_any_workers(prepared, monkeypa
         assert len(set(labels)) == 7 * 16
     for (x, draws), labels in whole:
         np.testing.assert_array_equal(x[:, 5, 5, 0], labels)
-        assert draws.shape == (16, 42, 2)
+        assert draws.shape == (16, DRAWS, 2)
     for first in (1, 6, 7, 13, 15):
         for ours, theirs in zip(steps(first), whole[first:], strict=True):
             tf.nest.map_structure(np.testing.assert_array_equal, ours, theirs)
