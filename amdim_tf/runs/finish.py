@@ -162,10 +162,14 @@ class Rows:
         return self._model
 
     def health(self) -> dict[str, float]:
-        """That of f1 of test images, or of training images if no others are there."""
-        split = self.data.test or self.data.train
-        few = split.sample(min(HEALTH_IMAGES, split.size))
-        return of_features(F1(self.model.encoder, self.data, self.config)(few).values)
+        """That of f1 of test images, or of training images if no others can be used."""
+        f1_of, train = F1(self.model.encoder, self.data, self.config), self.data.train
+        few = [x and x.sample(min(HEALTH_IMAGES, x.size)) for x in (self.data.test, train)]
+        try:
+            f1 = f1_of(few[0] or few[1])
+        except InputError:
+            f1 = f1_of(few[1])
+        return of_features(f1.values)
 
     def beside(self) -> tuple[dict[str, float], str]:
         """The online probes, as training left them."""
