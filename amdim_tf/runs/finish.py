@@ -163,13 +163,16 @@ class Rows:
 
     def health(self) -> dict[str, float]:
         """That of f1 of test images, or of training images if no others can be used."""
-        f1_of, train = F1(self.model.encoder, self.data, self.config), self.data.train
-        few = [x and x.sample(min(HEALTH_IMAGES, x.size)) for x in (self.data.test, train)]
+        f1_of = F1(self.model.encoder, self.data, self.config)
+
+        def few(split):
+            return f1_of(split.sample(min(HEALTH_IMAGES, split.size))).values
+
         try:
-            f1 = f1_of(few[0] or few[1])
+            f1 = few(self.data.test or self.data.train)
         except InputError:
-            f1 = f1_of(few[1])
-        return of_features(f1.values)
+            f1 = few(self.data.train)
+        return of_features(f1)
 
     def beside(self) -> tuple[dict[str, float], str]:
         """The online probes, as training left them."""
