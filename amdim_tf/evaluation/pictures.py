@@ -241,21 +241,26 @@ def curves(lines: Sequence[Mapping[str, float]]) -> Figure:
         "spread of f1 (see health)": ("", r"f1_(std|alignment|uniformity)"),
         "effective rank of f1": ("dimensions", r"f1_effective_(rank)"),
     }
-    figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     names = sorted({name for line in lines for name in line})
-    axes[-1, -1].remove()
-    for place, (title, (unit, pattern)) in zip(axes.flat, panels.items(), strict=False):
-        for name, found in ((name, re.fullmatch(pattern, name)) for name in names):
-            if not found:
-                continue
+    found = {
+        title: (unit, [match for match in map(re.compile(pattern).fullmatch, names) if match])
+        for title, (unit, pattern) in panels.items()
+    }
+    found = {title: panel for title, panel in found.items() if panel[1]}
+    rows = max(-(-len(found) // 3), 1)
+    figure, axes = plt.subplots(
+        rows, 3, figsize=(12, 3.6 * rows), squeeze=False, layout="constrained"
+    )
+    for place in axes.flat[len(found) :]:
+        place.remove()
+    for place, (title, (unit, matches)) in zip(axes.flat, found.items(), strict=False):
+        for name, label in ((match[0], match[1].replace("_", " ")) for match in matches):
             points = [(line["step"], line[name]) for line in lines if name in line]
             style = "o--" if name.startswith("test_") or "rank" in name else "-"
-            label = found[1].replace("_", " ")
             place.plot(*zip(*points, strict=True), style, label=label, markersize=3)
         place.set(title=title, xlabel="step", ylabel=unit)
         place.grid(alpha=0.3)
-        if place.lines:
-            place.legend(fontsize=8)
+        place.legend(fontsize=8)
     return figure
 
 

@@ -188,13 +188,13 @@ def table(result: dict[str, Any]) -> str:
         cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in COLUMNS)
         note = result.get("notes", {}).get(key)
         lines.append(f"{ROWS[key]:34}" + "".join(cells) + (f"  ({note})" if note else ""))
-    if health := result.get("health"):
-        lines.append(health_phrase(health))
     lacking = result.get("missing", {})
     if not lines and not set(lacking) & set(ROWS):
         lines = [f"{config['dataset']} has no classes by which to measure the encoder."]
     for name, why in lacking.items():
         lines.append(f"missing: {ROWS.get(name, name)} ({why})")
+    if health := result.get("health"):
+        lines.insert(0, health_phrase(health))
     if lacking:
         lines.append("The same command tries again what is missing.")
     return "\n".join(lines)
