@@ -238,7 +238,7 @@ def curves(lines: Sequence[Mapping[str, float]]) -> Figure:
         "loss of each task": ("nats", r"nce_(.+)"),
         "bound on the mutual information": ("nats", r"bound_(.+)"),
         "accuracy": ("fraction of the images", r"(.+)_accuracy"),
-        "spread of f1 (see health)": ("", r"f1_(std|alignment|uniformity)"),
+        "spread of f1": ("", r"f1_(std|alignment|uniformity)"),
         "effective rank of f1": ("dimensions", r"f1_effective_(rank)"),
     }
     names = sorted({name for line in lines for name in line})
