@@ -57,7 +57,7 @@ def weights_after_training(strategy, case):
         else:
             crops = int("clip" in case)
             model = AMDIM(encoder, 0, components=2 * ("mixture" in case), small_crops=crops)
-        optimizer = keras.optimizers.Lamb(1e-2, weight_decay=0.1)
+        optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.1)
         model.compile(optimizer=optimizer if "clip" in case else AdamL2(1e-2), jit_compile=False)
         if "clip" in case:
             model.clip_norm, model.averages = 0.5, Averages(values(model), 0.9)
