@@ -63,5 +63,18 @@ def imported(place: str) -> Any:
         raise ImportError(str(error)) from error
 
 
+def made(place: str, kind: type) -> Any:
+    """The `kind` of object that `place`, MODULE:NAME, names or makes.
+
+    Raises:
+        TypeError: it is something else. What the user's own code raises passes, too.
+    """
+    found = imported(place)
+    found = found if isinstance(found, kind) else found()
+    if not isinstance(found, kind):
+        raise TypeError(f"it gives {type(found).__name__}")
+    return found
+
+
 def _camel(name):
     return re.sub("(?:^|_)([a-z])", lambda letter: letter[1].upper(), name)

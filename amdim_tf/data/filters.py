@@ -9,7 +9,7 @@ import tensorflow as tf
 from amdim_tf.data.color import select
 from amdim_tf.distribution import compiled
 from amdim_tf.errors import InputError, one_line
-from amdim_tf.finding import imported
+from amdim_tf.finding import made
 from amdim_tf.typing import Tensor
 
 
@@ -51,8 +51,7 @@ def own_layer(name: str, shape: tuple[int, ...]) -> keras.layers.Layer:
         InputError: there is none, or it changes the shape.
     """
     try:
-        found = imported(name)
-        layer = found if isinstance(found, keras.layers.Layer) else found()
+        layer = made(name, keras.layers.Layer)
         changed = layer(tf.zeros((1, *shape)), training=True).shape[1:]
     except Exception as error:  # it is the user's
         raise InputError(

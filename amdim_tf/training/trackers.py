@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from amdim_tf.errors import InputError, one_line
-from amdim_tf.finding import imported
+from amdim_tf.finding import made
 
 
 class Trackers(keras.callbacks.Callback):
@@ -89,14 +89,10 @@ def named_callbacks(names: Sequence[str]) -> list[keras.callbacks.Callback]:
     found = []
     for name in names:
         try:
-            made = imported(name)
-            made = made if isinstance(made, keras.callbacks.Callback) else made()
-            if not isinstance(made, keras.callbacks.Callback):
-                raise TypeError(f"it gives {type(made).__name__}")
+            found.append(made(name, keras.callbacks.Callback))
         except Exception as error:  # it is the user's
             raise InputError(
                 "callbacks must be MODULE:NAME of Keras callbacks, or of what makes one, separated "
                 f"by commas ({one_line(error)}). Received: callbacks={name!r}"
             ) from error
-        found.append(made)
     return found
