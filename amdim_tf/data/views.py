@@ -71,8 +71,7 @@ def reframe(images: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
     TensorShape([2, 4, 32, 32, 3])
     """
     if policy.small_crops:
-        policies = zip((draws[:, :2], draws[:, 2:]), _parted(policy), strict=True)
-        return tf.concat([reframe(images, size, each, own) for own, each in policies], 0)
+        return tf.concat([reframe(images, size, *each) for each in _parts(policy, draws)], 0)
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     flip, draws = draws[0, 0] < policy.flip_probability, draws[1:23]
     if policy.geometry == "crop":
@@ -91,10 +90,13 @@ def reframe(images: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
     return resample(images, rows, columns)
 
 
-def _parted(policy):
-    """The policies of the two views and of the small crops."""
+def _parts(policy, draws):
+    """[(policy, draws)] of the two views, and of the small crops if there are any."""
     two = dataclasses.replace(policy, small_crops=0)
-    return two, dataclasses.replace(two, geometry="crop", crop_area=policy.small_area)
+    if not policy.small_crops:
+        return [(two, draws)]
+    small = dataclasses.replace(two, geometry="crop", crop_area=policy.small_area)
+    return [(two, draws[:, :2]), (small, draws[:, 2:])]
 
 
 def crop_boxes(
@@ -113,7 +115,7 @@ def crop_boxes(
     """
     found = [
         random_boxes(own[1:23], height, width, each.crop_area, each.crop_ratio)
-        for own, each in zip((draws[:, :2], draws[:, 2:]), _parted(policy), strict=True)
+        for each, own in _parts(policy, draws)
     ]
     boxes = tf.cast(tf.concat(found, 1), tf.int32)[..., 0]
     start = tf.reduce_min(boxes[:2], axis=1)
@@ -144,15 +146,14 @@ def crop_one(pixels: Tensor, boxes: Tensor, size: int, policy: Policy, draws: Te
         crops.append(tf.image.resize(crop, (size, size), "bicubic", antialias=True))
     crops = tf.clip_by_value(tf.stack(crops), 0.0, 255.0)
 
-    def flipped(crops, draw):
+    def flipped(crops, draws):
         # A slice of step -1 and `tf.where` would take longer than a resize.
-        flip = draw < policy.flip_probability
+        flip = draws[0, 0, 0] < policy.flip_probability
         return tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
 
     if not policy.small_crops:
-        return flipped(crops, draws[0, 0, 0])
-    parts = flipped(crops[:2], draws[0, 0, 0]), flipped(crops[2:], draws[0, 2, 0])
-    return tf.concat(parts, 0)
+        return flipped(crops, draws)
+    return tf.concat([flipped(crops[:2], draws), flipped(crops[2:], draws[:, 2:])], 0)
 
 
 def recolor(

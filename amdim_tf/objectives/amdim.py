@@ -207,10 +207,10 @@ class Amdim(Objective):
 
         And the mean over small crops of losses and penalty, where they are the antecedents.
         """
-        r1 = self.embed_f1(embeddings[1], training=True, views=self.views)
-        r1, *small = ops.split(r1, self.views) if self.small_crops else [r1]
-        if small:
-            r1 = ops.concatenate([r1, small.pop(0)])
+        r1, small = self.embed_f1(embeddings[1], training=True, views=self.views), []
+        if self.small_crops:
+            x1, x2, *small = ops.split(r1, self.views)
+            r1 = ops.concatenate([x1, x2])
         embeddings = embeddings | {1: r1}
         # The gradient of a split is one concatenation; that of slices is a sum of padded copies.
         halves = {n: ops.split(embedding, 2) for n, embedding in embeddings.items()}
