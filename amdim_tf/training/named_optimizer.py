@@ -12,15 +12,13 @@ from amdim_tf.typing import Config
 
 REFERENCE = "reference"
 # Arguments of Keras's optimisers that are fields of a config, or do not go with a guarded update.
+CLIP = "clip_norm is a field of the config, and clips the gradient of all replicas"
+AVERAGE = "weight_averaging is a field of the config"
 NOT_OFFERED = {
     "learning_rate": "learning_rate is a field of the config",
     "l2": "l2 is a field of the config",
-    "clipnorm": "clip_norm is a field of the config, and clips the gradient of all replicas",
-    "global_clipnorm": "clip_norm is a field of the config, and clips the gradient of all replicas",
-    "clipvalue": "clip_norm is a field of the config, and clips the gradient of all replicas",
-    "use_ema": "weight_averaging is a field of the config",
-    "ema_momentum": "weight_averaging is a field of the config",
-    "ema_overwrite_frequency": "weight_averaging is a field of the config",
+    **dict.fromkeys(("clipnorm", "global_clipnorm", "clipvalue"), CLIP),
+    **dict.fromkeys(("use_ema", "ema_momentum", "ema_overwrite_frequency"), AVERAGE),
     "loss_scale_factor": "precision decides on it",
     "gradient_accumulation_steps": "contrast needs the complete batch",
     "name": "nothing reads it",
@@ -125,8 +123,6 @@ def _arguments(config, kind):
     except (SyntaxError, ValueError, AssertionError) as error:
         raise _wrong(config, "they are no list such as weight_decay=0.05, beta_2=0.95") from error
     valid = [name for name in inspect.signature(kind).parameters if name not in NOT_OFFERED]
-    if kind is AdamL2:
-        valid = ["beta_1", "beta_2", "epsilon"]
     for name in found:
         if name not in valid:
             why = f"; {NOT_OFFERED[name]}" if NOT_OFFERED.get(name) else ""

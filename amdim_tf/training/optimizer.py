@@ -132,6 +132,16 @@ def clipped(gradients: Sequence[Tensor], largest: Tensor) -> list[Tensor]:
     return [x * ops.cast(factor, x.dtype) for x in gradients]
 
 
+def warm(step: Tensor, warmup: int) -> Tensor:
+    """The factor of the learning rate at a `step`, a float, of a linear `warmup`.
+
+    Example:
+    >>> [float(warm(step, warmup=4)) for step in (0.0, 3.0, 10.0)]
+    [0.25, 1.0, 1.0]
+    """
+    return ops.minimum(1.0, (step + 1) / max(warmup, 1))
+
+
 @keras.saving.register_keras_serializable("amdim_tf")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Rises linearly to `peak` over `warmup` updates, and falls to zero along half a cosine.
@@ -151,10 +161,9 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "float32")
-        warm = ops.minimum(1.0, (step + 1) / max(self.warmup, 1))
         passed = (step - self.warmup) / max(self.last - self.warmup, 1)
         cosine = (1 + ops.cos(math.pi * ops.clip(passed, 0.0, 1.0))) / 2
-        return self.peak * warm * cosine
+        return self.peak * warm(step, self.warmup) * cosine
 
     def get_config(self) -> dict:
         return {"peak": self.peak, "warmup": self.warmup, "last": self.last}
@@ -182,8 +191,8 @@ class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "float32")
         passed = sum(ops.cast(step >= decay, "float32") for decay in self.decays)
-        warm = ops.minimum(1.0, (step + 1) / max(self.warmup, 1))
-        return self.peak * warm * ops.power(self.rate, ops.cast(passed, "float32"))
+        fallen = ops.power(self.rate, ops.cast(passed, "float32"))
+        return self.peak * warm(step, self.warmup) * fallen
 
     def get_config(self) -> dict:
         return {"peak": self.peak, "warmup": self.warmup, "decays": self.decays, "rate": self.rate}
