@@ -92,7 +92,6 @@ def fit(
         Checkpoints(writer, course.epoch_steps, config.checkpoint_minutes, measured),
         BadNumbers(config.bad_steps),
         BadImages(course.failures, run.path / "bad_images.txt" if writer else None),
-        trackers,
     ]
     if writer:
         run.forget_metrics_after(first_step)
@@ -100,7 +99,7 @@ def fit(
         if course.plan:
             print(course.plan(first_step), flush=True)
         callbacks.insert(0, Progress(course.batch, first_step, course.last_step))
-        callbacks += course.callbacks
+        callbacks += [*([trackers] if course.trackers else []), *course.callbacks]
 
     def batches(context=None):
         return course.batches(first_step, worker)
