@@ -7,7 +7,7 @@ python -m amdim_tf.evaluate --workdir=RUN --dataset=places205 --protocol=linear 
 from absl import flags
 
 from amdim_tf import command
-from amdim_tf.evaluation.protocols import PROTOCOLS
+from amdim_tf.evaluation.protocols import NEIGHBOURS, PROTOCOLS
 from amdim_tf.training.run_files import evaluation_config
 
 FLAGS = flags.FLAGS
@@ -47,6 +47,6 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "features", "f1", "what is measured: f1, or mixture of runs with mixture_components"
     )
-    flags.DEFINE_integer("knn", 10, "neighbours that vote in the protocol knn")
+    flags.DEFINE_integer("knn", NEIGHBOURS, "neighbours that vote in the protocol knn")
     command.define_device_flags()
     command.run(main, evaluation_config)

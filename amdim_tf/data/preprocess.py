@@ -9,7 +9,7 @@ import tensorflow as tf
 from amdim_tf.data import views
 from amdim_tf.data.channels import decode
 from amdim_tf.data.decoding import MAX_PIXELS, allowed, checked
-from amdim_tf.typing import Tensor
+from amdim_tf.typing import Config, Tensor
 
 
 @keras.saving.register_keras_serializable("amdim_tf")
@@ -43,6 +43,11 @@ class Preprocess(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
         self.white = white
+
+    @classmethod
+    def of(cls, config: Config) -> "Preprocess":
+        """The layer for the images of a config."""
+        return cls(config.image_size, config.mean, config.std, config.white)
 
     def call(self, images: Tensor) -> Tensor:
         channels = len(self.mean)

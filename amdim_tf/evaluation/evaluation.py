@@ -31,8 +31,7 @@ from amdim_tf.evaluation import classifiers, fractions
 from amdim_tf.evaluation.features import Features, digest, encode, kept_features
 from amdim_tf.evaluation.pictures import draw_confusion
 from amdim_tf.evaluation.predictions import Predictions
-from amdim_tf.evaluation.protocols import PROTOCOLS
-from amdim_tf.evaluation.protocols.knn import NEIGHBOURS
+from amdim_tf.evaluation.protocols import NEIGHBOURS, PROTOCOLS
 from amdim_tf.evaluation.protocols.protocol import find_protocol
 from amdim_tf.evaluation.regions import Regions
 from amdim_tf.evaluation.results import title

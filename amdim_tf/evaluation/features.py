@@ -140,10 +140,15 @@ def _kept(encoder, split, config, folder, step, writes=False):
         "encoder": digest(encoder),
         "precision": encoder.dtype_policy.name,
         "data": split.digest,
-        "images": [config.dataset, config.image_size, *config.mean, *config.std]
-        + [config.white] * (config.white > 0),
+        "images": preparation(config),
     }
     return Kept(pathlib.Path(folder), description, (split.size, encoder.nrkhs), writes)
+
+
+def preparation(config: Config) -> list:
+    """What images are and how they are prepared, as the record of kept features has it."""
+    white = [config.white] * (config.white > 0)
+    return [config.dataset, config.image_size, *config.mean, *config.std, *white]
 
 
 def raw_pixels(data: Data, split: Split, config: Config) -> Features:

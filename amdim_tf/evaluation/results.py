@@ -12,7 +12,7 @@ from scipy import stats
 from amdim_tf import command
 from amdim_tf.config import config_module, fields, load_config
 from amdim_tf.errors import InputError
-from amdim_tf.evaluation.protocols.knn import NEIGHBOURS
+from amdim_tf.evaluation.protocols import NEIGHBOURS
 from amdim_tf.files import local
 
 HEADER = (

@@ -14,7 +14,7 @@ from amdim_tf.files import readable
 from amdim_tf.training.averaging import values
 from amdim_tf.training.building import build_encoder
 from amdim_tf.training.run_directory import METADATA, load_model
-from amdim_tf.training.run_files import run_config, to_config
+from amdim_tf.training.run_files import CONFIG, run_config, to_config
 
 
 def load_encoder(
@@ -71,7 +71,7 @@ def load_preprocess(path: str | pathlib.Path) -> Preprocess:
             f"folder with {METADATA}; a .keras file does not hold how images are normalised. "
             f"Received: {path}"
         )
-    return Preprocess(config.image_size, config.mean, config.std, config.white)
+    return Preprocess.of(config)
 
 
 def _load(path):
@@ -97,7 +97,7 @@ def _load(path):
 
 
 def _is_run(path):
-    return os.path.isfile(os.path.join(path, "config.json"))
+    return os.path.isfile(os.path.join(path, CONFIG))
 
 
 def _metadata(path):

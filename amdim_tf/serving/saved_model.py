@@ -142,7 +142,7 @@ def signatures(
 ) -> dict[str, Callable]:
     """{name: tf.function}, see `export`."""
     size, channels, dtype = config.image_size, config.channels, _dtype(config)
-    preprocess = Preprocess(size, config.mean, config.std, config.white)
+    preprocess = Preprocess.of(config)
 
     @tf.function(autograph=False, jit_compile=compiled)
     def features(images):
@@ -195,7 +195,7 @@ def make_examples(
 ) -> dict[str, tuple[dict, dict]]:
     """{signature: (inputs, outputs)} for two random images; Keras computes the outputs."""
     size, channels = config.image_size, config.channels
-    preprocess = Preprocess(size, config.mean, config.std, config.white)
+    preprocess = Preprocess.of(config)
     shape = (2, size + 9, 2 * size, channels)
     pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
     images = pixels.astype(_dtype(config).as_numpy_dtype)

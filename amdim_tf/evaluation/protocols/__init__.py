@@ -2,3 +2,5 @@
 
 # The protocols of this package, the cheapest first.
 PROTOCOLS = ("knn", "linear", "mlp", "finetune")
+# Neighbours that vote, unless a flag says otherwise.
+NEIGHBOURS = 10

@@ -12,12 +12,12 @@ from amdim_tf.evaluation.classifiers import check_enough
 from amdim_tf.evaluation.features import Features
 from amdim_tf.evaluation.neighbours import QUERIES, nearest
 from amdim_tf.evaluation.predictions import Predictions, rank
+from amdim_tf.evaluation.protocols import NEIGHBOURS
 from amdim_tf.evaluation.protocols.protocol import Protocol
 
 if TYPE_CHECKING:
     from amdim_tf.evaluation.evaluation import Evaluation
 
-NEIGHBOURS = 10
 # That of the weights exp(cosine / temperature) in DINO (arXiv 2104.14294) and, before, in instance
 # discrimination (arXiv 1805.01978).
 TEMPERATURE = 0.07

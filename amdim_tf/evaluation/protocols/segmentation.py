@@ -14,7 +14,7 @@ from amdim_tf.data.views import central_mask
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.cells import VOID, Cells
 from amdim_tf.evaluation.classifiers import trained_on_features
-from amdim_tf.evaluation.features import Features, Kept
+from amdim_tf.evaluation.features import Features, Kept, preparation
 from amdim_tf.evaluation.protocols.protocol import Protocol
 from amdim_tf.evaluation.regions import Regions
 from amdim_tf.objectives.multiscale import parse_tasks
@@ -90,7 +90,7 @@ class Reader:
         self.evaluation, self.n = evaluation, n
         encoder, config = evaluation.encoder, evaluation.config
         self.cells = Cells.of(encoder, n)
-        self.prepare = Preprocess(config.image_size, config.mean, config.std, config.white)
+        self.prepare = Preprocess.of(config)
         shape = (None, config.image_size, config.image_size, config.channels)
 
         @tf.function(input_signature=[tf.TensorSpec(shape)], autograph=False)
@@ -114,8 +114,7 @@ class Reader:
             "map": self.n,
             "data": evaluation.known_split.digest,
             "label_fraction": evaluation.settings.label_fraction,
-            "images": [config.dataset, config.image_size, *config.mean, *config.std]
-            + [config.white] * (config.white > 0),
+            "images": preparation(config),
         }
         width = evaluation.encoder.scales[self.n]
         shape = (evaluation.labelled * cells, width)
