@@ -17,6 +17,7 @@ COMMANDS = (
     "sweep",
     "results",
     "visualize",
+    "report",
     "embed",
     "export",
     "convert",

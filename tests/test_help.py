@@ -19,13 +19,14 @@ COMMANDS = {
     "evaluate": {"workdir": None, "protocol": "all", "label_fraction": "1.0", "strategy": "auto"},
     "sweep": {"dataset": "photo_patches", "steps": None, "seeds": "0,1,2"},
     "visualize": {"workdir": None, "images": "1000"},
+    "report": {"workdir": None, "output": None},
     "results": {"folder": "runs"},
     "embed": {"encoder": None, "tfrecords": None, "format": "parquet"},
     "export": {"workdir": None, "dtype": "float32", "[no]xla": "false"},
     "convert": {"checkpoint": None, "output": None},
     "benchmark": {"output": "benchmark.json", "runs": "10"},
 }
-CONFIGURED = ("train", "evaluate", "sweep", "visualize", "benchmark")
+CONFIGURED = ("train", "evaluate", "sweep", "visualize", "report", "benchmark")
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """Pictures of what a model learned: Figure 2, a map of its features, curves, confusion."""
 
 import dataclasses
+import functools
 import io
 import pathlib
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -66,6 +68,11 @@ def choose(data: Data, config: Config, count: int) -> Shown:
     return Shown(images, labels, x1, x2)
 
 
+def pixels_of(config: Config, images: np.ndarray) -> np.ndarray:
+    """Normalised `images` (...,C) as pixels (...,3) in 0..1."""
+    return shown_channels(np.clip(images * np.array(config.std) + config.mean, 0, 1))
+
+
 def draw(
     model: Learner,
     config: Config,
@@ -84,11 +91,7 @@ def draw(
         class_names: may be empty.
         controls: {title: model}, to be drawn next to a mixture.
     """
-    frame = Frame(model.encoder)
-
-    def pixels(images):
-        return shown_channels(np.clip(images * np.array(config.std) + config.mean, 0, 1))
-
+    frame, pixels = Frame(model.encoder), functools.partial(pixels_of, config)
     offered = maps.offered(model, shown.images)
     scored = maps.scored(offered)
     f1 = maps.feature(model, shown.images, "f1")
@@ -130,6 +133,7 @@ def save(figure: Figure, path: str | pathlib.Path) -> None:
     """Writes `path`.png and `path`.svg, and closes the figure."""
     for kind in ("png", "svg"):
         figure.savefig(pathlib.Path(f"{path}.{kind}"), dpi=120)
+        figure.set_layout_engine("none")  # as it is now: to lay out many axes takes seconds
     plt.close(figure)
 
 
@@ -330,7 +334,7 @@ def draw_confusion(
         axes.xaxis.set_major_locator(plt.MaxNLocator(10, integer=True))
         axes.yaxis.set_major_locator(plt.MaxNLocator(10, integer=True))
     display.im_.colorbar.set_label("fraction of the images of the true class")
-    axes.set_title(heading, fontsize=10)
+    figure.suptitle(textwrap.fill(heading, 90), fontsize=10)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
