@@ -16,7 +16,8 @@ FLAGS = flags.FLAGS
 def main() -> None:
     from amdim_tf.evaluation.visualization import visualize
 
-    measured = visualize(FLAGS.workdir, FLAGS.config, FLAGS.data_dir, FLAGS.images)
+    options = FLAGS.data_dir, FLAGS.images, FLAGS.projector
+    measured = visualize(FLAGS.workdir, FLAGS.config, *options)
     print(json.dumps(measured, indent=2))
 
 
@@ -25,4 +26,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("dataset", None, "the data to look at; its own if none")
     flags.DEFINE_string("data_dir", None, command.DATA_DIR)
     flags.DEFINE_integer("images", 1000, "among how many test images neighbours are looked for")
+    flags.DEFINE_bool("projector", False, "write their f1 for the projector of TensorBoard, too")
     command.run(main, evaluation_config)

@@ -8,6 +8,7 @@ from amdim_tf.data import sources
 from amdim_tf.data.data import Data
 from amdim_tf.evaluation import maps, pictures
 from amdim_tf.evaluation.predictions import interval
+from amdim_tf.evaluation.projector import FOLDER, write_projector
 from amdim_tf.files import local, write_json
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.learner import Learner
@@ -21,6 +22,7 @@ def visualize(
     config: Config,
     data_dir: str | pathlib.Path | None = None,
     count: int = 1000,
+    projector: bool = False,
 ) -> dict[str, Any]:
     """Draws pictures of a run, as PNG and SVG, and measures what they show.
 
@@ -29,6 +31,7 @@ def visualize(
         config: the config for the data, see `run_files.evaluation_config`.
         data_dir: the folder of the data, see `sources.load`.
         count: number of images among which neighbours are looked for.
+        projector: whether to write their features for the projector of TensorBoard, too.
 
     Returns:
         The content of report.json, which lies next to the pictures; see `report`.
@@ -55,6 +58,11 @@ def visualize(
     for name, figure in drawn:
         pictures.save(figure, folder / name)
         print(f"Wrote {folder / name}.png and .svg", flush=True)
+    if projector:
+        f1 = maps.feature(model, shown.images, "f1")
+        pixels = pictures.pixels_of(config, shown.images)
+        write_projector(workdir / "tensorboard", f1, pixels, shown.labels, data.class_names)
+        print(f"Wrote {workdir / 'tensorboard' / FOLDER}", flush=True)
     measured: dict[str, Any] = {"step": step, "images": len(shown.images)}
     for name, each in (("trained", model), ("untrained", untrained[components])):
         measured[name] = report(each, shown, data, config)

@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorboard.plugins import projector
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
@@ -14,6 +16,7 @@ from amdim_tf.evaluation import maps, pictures
 from amdim_tf.evaluation.evaluation import draw_confusion
 from amdim_tf.evaluation.visualization import visualize
 from amdim_tf.runs.training import train
+from amdim_tf.training.run_files import read_class_names
 
 GENERATOR = np.random.default_rng(0)
 
@@ -64,7 +67,7 @@ def drawn(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "save", keep)
-        report = visualize(path, config, count=70)
+        report = visualize(path, config, count=70, projector=True)
     yield path, report, figures
     plt.close("all")
 
@@ -132,6 +135,31 @@ def test_the_report(drawn):
         low, high = found["interval"]
         assert low <= found["difference"] <= high
         assert 0.5 <= found["top_bottom"] <= 1 and 0.5 <= found["left_right"] <= 1
+
+
+@pytest.mark.long
+def test_the_projector_of_tensorboard(drawn):
+    """It finds features, names and thumbnails of the same images."""
+    path, *_ = drawn
+    text = (path / "tensorboard" / "projector_config.pbtxt").read_text()
+    (shown,) = text_format.Parse(text, projector.ProjectorConfig()).embeddings
+    files = {
+        name: path / "tensorboard" / each
+        for name, each in (
+            ("f1", shown.tensor_path),
+            ("classes", shown.metadata_path),
+            ("thumbnails", shown.sprite.image_path),
+        )
+    }
+    f1 = np.loadtxt(files["f1"], delimiter="\t")
+    lines = files["classes"].read_text().splitlines()
+    assert f1.shape == (70, 16) and len(lines) == 71 and lines[0] == "image\tclass"
+    assert {line.split("\t")[1] for line in lines[1:]} <= set(read_class_names(path))
+    picture = tf.io.decode_png(files["thumbnails"].read_bytes()).numpy()
+    side, _ = shown.sprite.single_image_dim
+    assert side == 32 and picture.shape == (9 * side, 9 * side, 3)
+    tiles = picture.reshape(9, side, 9, side, 3).std((1, 3)).reshape(81, 3)
+    assert (tiles[:70] > 0).any(1).all() and not tiles[70:].any()
 
 
 @pytest.mark.long
