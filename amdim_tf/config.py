@@ -16,6 +16,7 @@ import ml_collections
 
 from amdim_tf.errors import InputError
 from amdim_tf.typing import Config
+from amdim_tf.variants import VARIANTS
 
 # Installed, the configs are in the package; in a checkout they lie next to it.
 HERE = pathlib.Path(__file__).parent
@@ -245,26 +246,6 @@ def base_config() -> Config:
             config[section] = {}
         (config[section] if section else config)[key] = field.default
     return config
-
-
-# What the rows of the paper's tables change in a config. Local DIM (3.1) predicts f7 from f1 of the
-# same, unaugmented view.
-VARIANTS = {
-    "-color_jitter": {"views.jitter_probability": 0.0},
-    "-random_gray": {"views.gray_probability": 0.0},
-    "-random_crop": {"views.geometry": "none"},
-    "-multiscale": {"tasks": "1-7"},
-    "-stabilize": {"regulariser": 0.0, "clip": 0.0},
-    "+strong_aug": {"views.autoaugment": "imagenet"},
-    "local_dim": {
-        "tasks": "1-7",
-        "views.geometry": "none",
-        "views.flip_probability": 0.0,
-        "views.jitter_probability": 0.0,
-        "views.gray_probability": 0.0,
-    },
-    "supervised": {"objective": "supervised"},
-}
 
 
 def load_config(dataset: str, size: str | None = None, variant: str = "") -> Config:

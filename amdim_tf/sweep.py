@@ -6,9 +6,10 @@ python -m amdim_tf.sweep --dataset=cifar10 --epochs=5 --variants=-color_jitter,-
 from absl import flags
 
 from amdim_tf import command
-from amdim_tf.config import VARIANTS, load_config
+from amdim_tf.config import load_config
 from amdim_tf.errors import InputError
 from amdim_tf.files import local, write_text
+from amdim_tf.variants import PAPER
 
 FLAGS = flags.FLAGS
 
@@ -28,7 +29,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     command.define_training_flags()
-    ablations = [name for name in VARIANTS if name[0] in "+-"]
+    ablations = [name for name in PAPER if name[0] in "+-"]
     flags.DEFINE_string("variant", "", "what the baseline is, such as +recipe")
     flags.DEFINE_list("variants", ablations, "what to change, each by itself")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "each variant is trained with each of them")

@@ -9,8 +9,9 @@ import pathlib
 from absl import flags
 
 from amdim_tf import command
-from amdim_tf.config import VARIANTS, load_config
+from amdim_tf.config import load_config
 from amdim_tf.files import local
+from amdim_tf.variants import VARIANTS
 
 FLAGS = flags.FLAGS
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from golden_values import ROOT
 from long import most_long
 
-from amdim_tf.config import VARIANTS, apply_variant, fields, known_configs, load_config
+from amdim_tf.config import apply_variant, fields, known_configs, load_config
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import features
 from amdim_tf.evaluation.evaluation import evaluate
@@ -25,6 +25,7 @@ from amdim_tf.evaluation.results import results_table
 from amdim_tf.runs.sweep import sweep, sweep_table
 from amdim_tf.runs.training import train
 from amdim_tf.training.run_files import evaluation_config
+from amdim_tf.variants import PAPER, RECIPE, VARIANTS, WITHOUT
 
 SMALL = {
     "ndf": 2,
@@ -180,7 +181,7 @@ def test_supervised_training(tmp_path):
 @pytest.mark.parametrize("dataset", known_configs())
 def test_variants_change_what_they_name(dataset):
     plain = load_config(dataset)
-    for name in VARIANTS:
+    for name in (*PAPER, "+recipe"):
         config = load_config(dataset, variant=name)
         changed = {
             field for field, value in fields(config).items() if value != fields(plain)[field]
@@ -189,6 +190,11 @@ def test_variants_change_what_they_name(dataset):
         assert changed <= {"variant", *VARIANTS[name]} and "variant" in changed
         if not dataset.startswith("photo_"):
             assert changed == {"variant", *VARIANTS[name]}
+    for name in WITHOUT:
+        config = load_config(dataset, variant=f"+recipe,{name}")
+        rest = {field: x for field, x in RECIPE.items() if field not in WITHOUT[name]}
+        assert fields(config).items() >= (rest | WITHOUT[name]).items()
+    assert {field for each in WITHOUT.values() for field in each} == {*RECIPE}
     strong = load_config(dataset, variant="+strong_aug").views.autoaugment
     assert strong == ("cifar10" if plain.image_size == 32 else "imagenet")
 
