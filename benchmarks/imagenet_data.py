@@ -82,6 +82,7 @@ def _records(classes, sides):
                     bytes_list=tf.train.BytesList(value=[f"{label}_{variant}.JPEG".encode()])
                 ),
             }
+            feature["id"] = feature["file_name"]  # as CIFAR-10 calls it
             example = tf.train.Example(features=tf.train.Features(feature=feature))
             made[-1].append(example.SerializeToString())
     return made
