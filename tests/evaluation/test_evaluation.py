@@ -136,6 +136,7 @@ def encoded(trained):
     return model.encoder, data, data.test, config
 
 
+@pytest.mark.long
 def test_features_go_on_where_they_were_stopped(encoded, tmp_path, monkeypatch):
     """A process that dies between two records computes again what lies after the first."""
     encoder, _, split, config = arguments = encoded
@@ -165,6 +166,7 @@ def test_features_go_on_where_they_were_stopped(encoded, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.block(5, 9), expected.block(5, 9))
 
 
+@pytest.mark.long
 def test_features_that_do_not_fit_on_the_disk_are_refused(encoded, tmp_path, monkeypatch):
     full = shutil._ntuple_diskusage(1e9, 1e9, 1000)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: full)

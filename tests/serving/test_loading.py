@@ -96,6 +96,7 @@ def test_two_encoders_in_one_model(saved, tmp_path):
     assert load_encoder(paths[1], name="other").name == "other"
 
 
+@pytest.mark.long
 def test_an_export_on_another_file_system(saved):
     encoder, (*_, exported) = saved
     for path in pathlib.Path(exported).rglob("*"):

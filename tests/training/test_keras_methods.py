@@ -273,6 +273,7 @@ def test_eager_and_compiled_steps_are_those_of_the_graph():
         assert_same(model, before)
 
 
+@pytest.mark.long
 def test_fit_with_validation_and_callbacks(amdim, tmp_path):
     callbacks = keras.callbacks
     options = {"monitor": "val_linear_loss", "mode": "min"}

@@ -71,6 +71,7 @@ def trained(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_a_tracker_is_told_what_the_metrics_file_gets(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri(f"file:{tmp_path / 'store'}")
