@@ -67,7 +67,7 @@ def world(tmp_path_factory):
 
 
 # Pages of which each command trains or measures a run of its own.
-MANY = ("data", "encoders", "evaluation")
+MANY = ("data", "encoders", "evaluation", "extending", "index")
 
 
 def marked(page):
