@@ -17,7 +17,7 @@ from amdim_tf.training.averaging import Averages, values
 from amdim_tf.training.model import AMDIM, Classifier
 from amdim_tf.training.optimizer import AdamL2
 
-BATCH, STEPS = 8, 6
+BATCH, STEPS = 8, 10
 
 
 def weights_after_training(strategy, case):

@@ -9,12 +9,8 @@ from golden_values import ROOT
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 
 
-def marked(path):
-    mark = pytest.mark.long if path.stem == "flowers" else pytest.mark.release
-    return pytest.param(path, marks=mark, id=path.stem)
-
-
-@pytest.mark.parametrize("path", map(marked, NOTEBOOKS))
+@pytest.mark.release
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, tmp_path, monkeypatch):
     made.image_folder(tmp_path / "flowers", {"train": 70, "val": 10})
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests' / 'tiny'}:{ROOT}")
