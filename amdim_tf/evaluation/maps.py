@@ -13,8 +13,6 @@ from amdim_tf.training.learner import Learner
 
 # Images in a batch, as in training: their locations are each other's negatives.
 BATCH = 64
-# Images that are encoded at a time; each is encoded by itself.
-ENCODED = 256
 
 
 def offered(model: Learner, images: np.ndarray) -> dict[str, tuple[int, ...]]:
@@ -29,9 +27,8 @@ def scored(offered: Collection[str]) -> list[int]:
 
 
 def feature(model: Learner, images: np.ndarray, name: str) -> np.ndarray:
-    """The feature `name` of normalised images (N,S,S,3), float32."""
-    starts = range(0, len(images), ENCODED)
-    chunks = [model.features(images[i : i + ENCODED])[name] for i in starts]
+    """The feature `name` of normalised images (N,S,S,3), float32, computed `BATCH` at a time."""
+    chunks = [model.features(images[i : i + BATCH])[name] for i in range(0, len(images), BATCH)]
     return np.concatenate([np.float32(chunk) for chunk in chunks])
 
 
