@@ -72,6 +72,17 @@ def read_json(path: pathlib.Path) -> Any:
         return {}
 
 
+def read_json_lines(path: pathlib.Path) -> list[Any]:
+    """What each line of `path` holds as JSON, up to one that is cut off; none without a file."""
+    records: list[Any] = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Replaces `path` by `value` as JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -39,10 +39,11 @@ def write_projector(
     """
     folder = path / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "f1.tsv", "".join(_line(f"{x:.6g}" for x in row) for row in f1))
+    with replacing(folder / "f1.tsv") as unfinished:
+        np.savetxt(unfinished, f1, fmt="%.6g", delimiter="\t")
     names = [" ".join(name.split()) for name in (*class_names, "unknown")]
     lines = [("image", "class"), *((str(i), names[label]) for i, label in enumerate(labels))]
-    write_text(folder / "classes.tsv", "".join(map(_line, lines)))
+    write_text(folder / "classes.tsv", "".join("\t".join(line) + "\n" for line in lines))
     columns = int(np.ceil(np.sqrt(len(images))))
     side = min(images.shape[1], THUMBNAIL, SPRITE // columns)
     with replacing(folder / "thumbnails.png") as unfinished:
@@ -54,10 +55,6 @@ def write_projector(
     shown.sprite.image_path = f"{FOLDER}/thumbnails.png"
     shown.sprite.single_image_dim.extend([side, side])
     projector.visualize_embeddings(str(path), config)
-
-
-def _line(cells):
-    return "\t".join(cells) + "\n"
 
 
 def _sprite(images, columns, side):

@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-import json
 import pathlib
 import re
 from typing import Any
@@ -17,7 +16,7 @@ from amdim_tf.evaluation import pictures
 from amdim_tf.evaluation.results import title
 from amdim_tf.evaluation.rows import COLUMNS, ROWS
 from amdim_tf.evaluation.visualization import visualize
-from amdim_tf.files import local, printable, read_json, write_text
+from amdim_tf.files import local, printable, read_json, read_json_lines, write_text
 from amdim_tf.training.checkpoints import Checkpoints
 from amdim_tf.training.run_directory import CHECKPOINTS
 from amdim_tf.training.run_files import read_result
@@ -67,7 +66,7 @@ def report(
         raise InputError(
             f"output must be a file in a folder that is there. Received: output={output}"
         )
-    lines, why = _lines(run / "metrics.jsonl"), ""
+    lines, why = read_json_lines(run / "metrics.jsonl"), ""
     try:
         visualize(run, config, data_dir)
         drawn = CAPTIONS
@@ -94,7 +93,7 @@ def report(
         captions=CAPTIONS,
         figures={name: _embedded(each) for name, each in figures.items() if each.exists()},
         why=why,
-        starts=_lines(run / "starts.jsonl"),
+        starts=read_json_lines(run / "starts.jsonl"),
         bad=_bad_images(run / "bad_images.txt"),
         named=NAMED,
         card=_html(card.read_text().split("\n## Config")[0]) if card.exists() else "",
@@ -132,17 +131,6 @@ def _rows(result: dict[str, Any]) -> list[list[str]]:
                 cells[-1] = f"{row[name]:.3f} ({low:.3f} to {high:.3f})"
         rows.append(cells)
     return rows
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of a file with one in each line; the last may be cut off."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
 
 
 def _bad_images(path: pathlib.Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Pictures of a run as files, and what they show in numbers (Figure 2)."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -9,7 +8,7 @@ from amdim_tf.data.data import Data
 from amdim_tf.evaluation import maps, pictures
 from amdim_tf.evaluation.predictions import interval
 from amdim_tf.evaluation.projector import FOLDER, write_projector
-from amdim_tf.files import local, write_json
+from amdim_tf.files import local, read_json_lines, write_json
 from amdim_tf.training.building import build, check_config
 from amdim_tf.training.learner import Learner
 from amdim_tf.training.run_directory import load_model
@@ -49,10 +48,8 @@ def visualize(
     controls = {f"untrained, k = {k}": other for k, other in untrained.items()}
     drawn = [*pictures.draw(model, config, shown, data.class_names, controls)]
     workdir = local(workdir, "workdir")
-    metrics = workdir / "metrics.jsonl"
-    if metrics.exists():
-        lines = map(json.loads, metrics.read_text().splitlines())
-        drawn.append(("curves", pictures.curves(list(lines))))
+    if lines := read_json_lines(workdir / "metrics.jsonl"):
+        drawn.append(("curves", pictures.curves(lines)))
     folder = workdir / "pictures"
     folder.mkdir(exist_ok=True)
     for name, figure in drawn:
