@@ -108,6 +108,7 @@ def data_and_config(**fields):
     return sources.load(config), config
 
 
+@pytest.mark.long
 def test_ones_own_layer_depends_on_the_draws_alone():
     """On one device or on two, and again after a restart."""
     data, config = data_and_config(**{"views.layer": "test_added_views:random_layer"})

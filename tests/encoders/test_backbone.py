@@ -57,6 +57,7 @@ def test_models_of_every_kind_have_maps(model):
     assert {"f1", "f8", "f16"} <= set(features)
 
 
+@pytest.mark.long
 def test_the_guides_example():
     guide = (ROOT / "docs" / "encoders.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.S)
@@ -149,6 +150,7 @@ def test_the_config_gets_what_the_encoder_decides():
 def test_frozen_stages_are_not_trained(name):
     config = config_of(name, freeze=1)
     model = build(config, classes=2, last_step=4)
+    model.run_eagerly = True  # a graph of the step takes up to a minute to make
     frozen = {weight.path for weight in model.encoder.non_trainable_variables}
     free = {weight.path for weight in build_encoder(config).trainable_variables}
     assert 0 < len(model.encoder.trainable_variables) < len(free)

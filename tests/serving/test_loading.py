@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden_values import ROOT
+from long import most_long
 
 from amdim_tf import InputError, Preprocess, load_encoder, load_preprocess
 from amdim_tf.config import load_config
@@ -53,7 +54,7 @@ def test_every_place_gives_the_same_encoder(saved):
     np.testing.assert_allclose(mapped, expected["f7"], atol=1e-5)
 
 
-@pytest.fixture(params=["float64", "float16", "mixed_bfloat16", "channels_first"])
+@pytest.fixture(params=most_long(["channels_first", "float64", "float16", "mixed_bfloat16"], 4))
 def global_setting(request):
     """Keras's global settings as somebody else's code may leave them."""
     before = keras.config.dtype_policy(), keras.config.floatx()

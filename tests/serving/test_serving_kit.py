@@ -83,7 +83,8 @@ FILES = [image_file("PNG", 70, 90), image_file("JPEG", 100, 80), image_file("GIF
 BROKEN = FILES[0][:2000]
 
 
-@pytest.fixture(scope="module")
+# The two versions that it serves take a while.
+@pytest.fixture(scope="module", params=[pytest.param("", marks=pytest.mark.long)])
 def server(tmp_path_factory):
     if "TFSERVING_GRPC" in os.environ or "TFSERVING_REST" in os.environ:
         yield Server(os.environ["TFSERVING_GRPC"], os.environ["TFSERVING_REST"], None, None)

@@ -35,6 +35,12 @@ def amdim():
     return tiny()
 
 
+@pytest.fixture(scope="module")
+def untouched():
+    """For tests that change nothing of it."""
+    return tiny()
+
+
 def state(model):
     return [variable.numpy() for variable in (*model.weights, *model.optimizer.variables)]
 
@@ -116,8 +122,8 @@ def test_labels_in_a_column_train_and_measure_as_flat_ones(amdim):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_other_labels_are_refused_and_change_nothing(amdim, name):
-    labels, before = BAD[name], state(amdim)
+def test_other_labels_are_refused_and_change_nothing(untouched, name):
+    amdim, labels, before = untouched, BAD[name], state(untouched)
     calls = [
         lambda: amdim.fit(VIEWS, labels, **QUIET),
         lambda: amdim.fit(dataset(VIEWS, labels, batch=COUNT), **QUIET),
