@@ -27,8 +27,9 @@ def main() -> None:
     broken = embed(job, FLAGS.runner, shlex.split(FLAGS.beam_options))
     print(f"Wrote {FLAGS.output}.")
     if broken:
-        first = f"first {', '.join(broken[:5])}; {FLAGS.output}/_*.broken.txt has all"
-        print(f"{len(broken)} are no images that can be decoded, {first}.")
+        first = ", ".join(broken[:5])
+        print(f"Images that cannot be decoded: {len(broken)}, first {first}.")
+        print(f"{FLAGS.output}/_*.broken.txt names all of them.")
 
 
 if __name__ == "__main__":

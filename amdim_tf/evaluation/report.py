@@ -63,9 +63,7 @@ def report(
     run = local(workdir, "workdir")
     path = local(output or run / "report.html", "output")
     if path.is_dir() or not path.parent.is_dir():
-        raise InputError(
-            f"output must be a file in a folder that is there. Received: output={output}"
-        )
+        raise InputError(f"output must be a file in an existing folder. Received: output={output}")
     lines, why = read_json_lines(run / "metrics.jsonl"), ""
     try:
         visualize(run, config, data_dir)
