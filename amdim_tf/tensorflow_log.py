@@ -18,7 +18,7 @@ START = re.compile(
 )
 # What is always dropped: TensorFlow goes on another way, to the same numbers.
 HARMLESS = re.compile(
-    rb"E[0-9]{4} .*(oneDNN supports DT_[A-Z0-9]+ only|meta_optimizer\.cc:[0-9]+\] "
+    rb"E[0-9]{4} .*(oneDNN supports DT_U?INT[0-9]+ only|meta_optimizer\.cc:[0-9]+\] "
     rb"(layout|remapper) failed)"
 )
 STARTED = b"\0\n"

@@ -29,7 +29,7 @@ from amdim_tf.errors import InputError, one_line
 from amdim_tf.evaluation.features import digest
 from amdim_tf.files import has_scheme, printable, readable, replacing
 from amdim_tf.lock import locked
-from amdim_tf.serving.feature_files import write_parquet, write_tfrecord
+from amdim_tf.serving.feature_files import write_parquet, write_text, write_tfrecord
 from amdim_tf.serving.loading import load_encoder, load_preprocess
 from amdim_tf.typing import Tensor
 
@@ -290,12 +290,6 @@ def _functions(job):
         return name, preprocess.file(contents, tiff=True)
 
     return prepare, tf.function(encoder, [tf.TensorSpec(shape, tf.float32)], autograph=False)
-
-
-def write_text(text: str, path: str) -> None:
-    """Writes `text`, which may hold names of files, to `path`."""
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(os.fsencode(text))
 
 
 def write_complete(path: str, write: Callable, *contents: Any) -> None:

@@ -1,10 +1,11 @@
-"""Files of features: Parquet and TFRecord, by name of the image.
+"""Files of features: Parquet and TFRecord, by name of the image, and text beside them.
 
 Rows come in batches (names (N,) bytes, f1 (N,D) float32), and go to any file system that TensorFlow
 knows.
 """
 
 import io
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,6 +17,12 @@ from amdim_tf.files import printable
 
 # Batches of rows that are a row group of a Parquet file.
 GROUP = 16
+
+
+def write_text(text: str, path: str) -> None:
+    """Writes `text`, which may hold names of files, to `path`."""
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(os.fsencode(text))
 
 
 def write_parquet(rows: Iterable[tuple], path: str) -> None:

@@ -150,7 +150,7 @@ def test_the_config_gets_what_the_encoder_decides():
 def test_frozen_stages_are_not_trained(name):
     config = config_of(name, freeze=1)
     model = build(config, classes=2, last_step=4)
-    model.run_eagerly = True  # a graph of the step takes up to a minute to make
+    model.run_eagerly = name == "hand-made"  # a graph of its step takes a minute to make
     frozen = {weight.path for weight in model.encoder.non_trainable_variables}
     free = {weight.path for weight in build_encoder(config).trainable_variables}
     assert 0 < len(model.encoder.trainable_variables) < len(free)

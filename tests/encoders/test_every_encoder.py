@@ -19,19 +19,9 @@ from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build, build_encoder, build_model
 from amdim_tf.training.run_directory import RunDirectory
 
-# One of each kind: to train others takes minutes, and to do anything with the large ones.
-SMALL = ("amdim at 32", "hand-made")
-LARGE = ("resnet50v2", "efficientnetv2b0", "convnexttiny")
-
-
-def encoders(names, always=()):
-    """Cases of a test: those of `names` in `always` are tried in every run, others in long ones."""
-
-    def marks(name):
-        late = pytest.mark.release if name in LARGE else pytest.mark.long
-        return () if name in always else late
-
-    return pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in names])
+every = pytest.mark.parametrize("name", most_long(ENCODERS, 5))
+# One of each kind: a training of the others takes minutes.
+TRAINED = ("amdim at 32", "hand-made")
 
 
 def images_for(encoder, count=4):
@@ -39,7 +29,7 @@ def images_for(encoder, count=4):
     return np.random.default_rng(0).normal(size=(count, size, size, 3)).astype("float32")
 
 
-@pytest.mark.parametrize("name", most_long(ENCODERS, 5))
+@every
 def test_the_contract(name, tmp_path):
     config = config_of(name)
     encoder = build_encoder(config)
@@ -61,7 +51,7 @@ def test_the_contract(name, tmp_path):
     assert loaded.scales == scales and loaded.normalisation == encoder.normalisation
 
 
-@encoders(ENCODERS, SMALL)
+@every
 def test_each_view_is_normalised_by_itself(name):
     encoder = build_encoder(config_of(name), "float64")
     norms = [layer for layer in encoder._flatten_layers() if isinstance(layer, BatchNorm)]
@@ -84,7 +74,8 @@ def test_each_view_is_normalised_by_itself(name):
         np.testing.assert_allclose(norm.moving_mean, average, atol=1e-9)
 
 
-@encoders(ENCODERS)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ENCODERS)
 def test_export_and_what_loads_it(name, tmp_path):
     """The export checks itself; what is loaded from it gives the same."""
     config = config_of(name)
@@ -97,7 +88,7 @@ def test_export_and_what_loads_it(name, tmp_path):
     np.testing.assert_allclose(f1, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@encoders(ENCODERS, SMALL)
+@every
 def test_mixed_precision(name):
     config = config_of(name)
     keras.utils.set_random_seed(0)
@@ -113,7 +104,7 @@ def test_mixed_precision(name):
     assert 0 < difference < 0.1
 
 
-@encoders(ENCODERS, SMALL)
+@every
 def test_in_a_sequential_model(name):
     """As feature extractor, frozen, and trained along with what follows it."""
     encoder = build_encoder(config_of(name))
@@ -133,13 +124,14 @@ def test_in_a_sequential_model(name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_stopped_training_goes_on_to_the_same_end(name, tmp_path, monkeypatch):
     monkeypatch.setattr("amdim_tf.runs.finish.export", lambda *_: None)
     assert_it_ends_the_same(lambda: config_of(name), tmp_path, monkeypatch, 1)
 
 
-@encoders([name for name in ENCODERS if name not in SMALL])
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(set(ENCODERS) - set(TRAINED)))
 def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
     """Of a training that went on, and that was restored, bit for bit, as the test above has it."""
     config = config_of(name, steps=3)
@@ -162,7 +154,7 @@ def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "what, names",
-    [("training", SMALL), ("gradients", sorted(set(ENCODERS) - set(SMALL)))],
+    [("training", TRAINED), ("gradients", sorted(set(ENCODERS) - set(TRAINED)))],
 )
 def test_two_replicas_are_as_one(what, names, tmp_path):
     """By training, or where that takes minutes by the gradients and averages of a step."""

@@ -42,6 +42,7 @@ client, load = (importlib.import_module(name) for name in ("client", "load"))
 
 LABELS = {"stable": 1, "canary": 2}
 NOWHERE = "127.0.0.1:1"
+ASKED = "TFSERVING_GRPC" in os.environ or "TFSERVING_REST" in os.environ
 
 
 class Server(NamedTuple):
@@ -83,10 +84,10 @@ FILES = [image_file("PNG", 70, 90), image_file("JPEG", 100, 80), image_file("GIF
 BROKEN = FILES[0][:2000]
 
 
-# The two versions that it serves take a while.
-@pytest.fixture(scope="module", params=[pytest.param("", marks=pytest.mark.long)])
+# The two versions that the double serves take a while.
+@pytest.fixture(scope="module", params=[pytest.param("", marks=() if ASKED else pytest.mark.long)])
 def server(tmp_path_factory):
-    if "TFSERVING_GRPC" in os.environ or "TFSERVING_REST" in os.environ:
+    if ASKED:
         yield Server(os.environ["TFSERVING_GRPC"], os.environ["TFSERVING_REST"], None, None)
         return
     folder, config = tmp_path_factory.mktemp("versions"), small_config()
