@@ -77,5 +77,7 @@ def test_a_run_without_its_data(unpacked, tmp_path):
 def test_a_page_that_cannot_be_written(unpacked, tmp_path):
     run = unpacked("converted")
     for output in (tmp_path, tmp_path / "none" / "page.html"):
-        with pytest.raises(InputError, match="output must be a file in a folder.*Received: output"):
+        with pytest.raises(
+            InputError, match="output must be a file in an existing folder.*Received: output"
+        ):
             report(run, run_config(run), output=output)
