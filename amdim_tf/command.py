@@ -107,7 +107,7 @@ def _first_look(argv, choose_config):
 
 
 def _no_flag(name, choose_config):
-    """The error of a flag that the command does not have."""
+    """The error for a flag that the command does not have."""
     valid = [f"--{flag.name}" for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
     if choose_config:
         valid += [f"--config.{field}" for field in fields(load_config(DEFAULT_DATASET))]
@@ -180,7 +180,7 @@ def run(main: Callable, choose_config: Callable | None = None) -> None:
 
 
 def _unreadable(error):
-    """Whether `error` is what TensorFlow raises of files, on whatever file system."""
+    """Whether `error` is one that TensorFlow raises about files, on any file system."""
     import tensorflow as tf
 
     return isinstance(

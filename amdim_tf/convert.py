@@ -1,4 +1,4 @@
-"""Makes runs of the authors' checkpoints, and checkpoints of runs.
+"""Makes runs from the authors' checkpoints, and checkpoints from runs.
 
     python -m amdim_tf.convert --checkpoint=amdim_ndf256_rkhs2048_rd10.pth --output=DIR
     python -m amdim_tf.convert --workdir=RUN --output=FILE.pth

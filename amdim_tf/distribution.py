@@ -28,7 +28,7 @@ def choose_strategy(name: str = "auto") -> "tf.distribute.Strategy":
 
     Args:
         name: "none"; "mirrored" for all local accelerators; "multiworker" for those of several
-            machines, which TF_CONFIG or Slurm's environment lists; "auto" for all that are there;
+            machines, which TF_CONFIG or Slurm's environment lists; "auto" for all that there are;
             "cpu:N" for N logical CPUs, to try distribution out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Makes a SavedModel for TF Serving of a run.
+"""Exports a run as a SavedModel for TF Serving.
 
     python -m amdim_tf.export --workdir=RUN --output=DIR
 

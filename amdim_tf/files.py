@@ -128,7 +128,7 @@ def sync_all(path: pathlib.Path) -> None:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Has a file or folder survive a loss of power."""
+    """Makes sure that a file or folder survives a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""TensorFlow's own log: its errors reach the user, and what is none does not.
+"""TensorFlow's own log: its errors reach the user, and nothing else does.
 
-It writes to the process's stderr from C++, at first without heeding any setting, and on a machine
-without GPU it begins with an error that is none. So another process reads that stderr and passes on
+It writes to the process's stderr from C++, at first whatever the settings say, and on a machine
+without a GPU its first error is a false alarm. So another process reads that stderr and passes on
 what matters, even if this one ends in between. Python's own stderr stays as it is.
 """
 

@@ -1,1 +1,1 @@
-"""A name becomes uint8 images, and these batches of views."""
+"""A name becomes uint8 images, and images become batches of views."""

@@ -167,7 +167,7 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, fraction: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Covers by grey a square around (x, y); its side is a `fraction` (...) of the width."""
+    """Covers a square around (x, y) with grey; its side is a `fraction` (...) of the width."""
     height, width = images.shape[-3:-1]
 
     def covered(center, size):

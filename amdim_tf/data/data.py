@@ -82,7 +82,7 @@ class Data:
 
         Args:
             record: that of the image.
-            boxes_of: maps height and width to the window and the crops, as `views.crop_boxes`.
+            boxes_of: maps height and width to the window and the crops, as `views.crop_boxes` does.
 
         Returns:
             The window (h,w,C) as `decode` gives it, and the crops in it (2,4) int32.

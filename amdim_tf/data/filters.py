@@ -1,4 +1,4 @@
-"""Blur, solarisation and layers of one's own, on batches of views.
+"""Blur, solarisation and your own layers, on batches of views.
 
 The reference has none of them; BYOL (arXiv 2006.07733, Appendix B) has the first two.
 """
@@ -35,7 +35,7 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 @compiled
 def solarize(chosen: Tensor, images: Tensor) -> Tensor:
-    """`images` (...,S,S,C), where `chosen` (...) with all values from 128 on inverted.
+    """Inverts all values from 128 on in those `images` (...,S,S,C) that are `chosen` (...).
 
     Example:
     >>> solarize(tf.constant([True]), tf.fill((1, 2, 2, 1), 200.0))[0, 0, 0].numpy().tolist()
@@ -69,8 +69,8 @@ def own_layer(name: str, shape: tuple[int, ...]) -> keras.layers.Layer:
 def by_layer(layer: keras.layers.Layer, views: Tensor, draws: Tensor) -> Tensor:
     """The `views` (V,B,S,S,C) in [0, 255] as a Keras `layer` changes them.
 
-    The views of one image at a time, so that its random numbers are a function of the `draws`
-    (2,V,B) for it, on any devices and after any restart.
+    It gets the views of one image at a time, so that its random numbers are a function of the
+    `draws` (2,V,B) for it, on any devices and after any restart.
     """
     seeds = tf.cast(tf.transpose(draws[:, 0]) * 2**24, tf.int64)
     states = [x for x in layer.variables if "seed_generator_state" in x.path]

@@ -242,8 +242,8 @@ def _in_groups(paths, skips, takes, sizes, parse):
 def _after_release(records):
     """The tensor `records`, once memory that is free has gone back to the system.
 
-    One thread allocates a record and another frees it, so that the C library's heaps would keep
-    several groups that are gone.
+    One thread allocates a record and another frees it, so the C library's heaps would keep the
+    memory of several groups that are gone.
     """
     release = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if not release:  # another C library
@@ -326,7 +326,7 @@ def _chosen(index, places, paths, parse):
 
 
 def fold(seed: Tensor, number: Tensor) -> Tensor:
-    """A seed (2,) for each `number`, other than the `seed` (2,), which draws the views."""
+    """A seed (2,) for each `number`; none is the `seed` (2,) itself, which draws the views."""
     return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), number)
 
 

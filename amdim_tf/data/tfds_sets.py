@@ -182,7 +182,7 @@ def dtype_name(feature: tfds.features.FeatureConnector) -> str:
 
 
 def _mask(features, image):
-    """The name of the feature that is a mask: the only other image, of one channel; None without.
+    """The name of the feature that is a mask: the only other image, of one channel; or None.
 
     Its pixels are the numbers of classes.
     """

@@ -162,7 +162,7 @@ def recolor(
     """The other half of `two_views`, for views (V,B,S,S,3).
 
     Fast AutoAugment comes first, if asked for, then jitter in random order, then grey; then blur,
-    solarisation and one's own layer, if asked for.
+    solarisation and the user's own layer, if asked for.
 
     Example:
     >>> recolor(tf.zeros((2, 4, 32, 32, 3)), Policy(), draw((0, 17), 4)).shape

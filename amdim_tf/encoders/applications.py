@@ -77,7 +77,7 @@ def application(
 
 @contextlib.contextmanager
 def policy(dtype: str) -> Iterator[None]:
-    """Has models made with the dtype policy of that name and channels last.
+    """Gives models that are made in it the dtype policy of that name, and channels last.
 
     They take neither as an argument, but from Keras's global settings.
 

@@ -30,8 +30,8 @@ class Backbone(ImageEncoder):
 
     `f<n>` is the last tensor of n x n locations that the model computes, for each n > 1; tensors
     that are only padded or cropped do not count, nor does the input. f1 is the mean of the last
-    map over its locations, in float32 at least. A model whose outputs are named `f<n>` says itself
-    which maps it has.
+    map over its locations, in float32 at least. A model whose outputs are named `f<n>` decides
+    itself which maps it has.
 
     The model becomes a part of the encoder, with its weights. Its batch norm becomes the project's
     `BatchNorm`, with statistics of the global batch by view, and averages over some ten updates, as
@@ -213,7 +213,7 @@ def _is_map(x: keras.KerasTensor) -> bool:
 
 
 def _adapt(layer: keras.layers.Layer) -> None:
-    """Has batch norm, convolutions in groups and random draws done as here; weights stay."""
+    """Replaces batch norm, grouped convolutions and random layers by ours; weights stay."""
     # In place, so that it holds for layers inside of users' own layers, too.
     if isinstance(layer, keras.layers.BatchNormalization):
         if layer.axis not in (-1, 3):

@@ -40,7 +40,7 @@ class Convolution(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("amdim_tf")
 class GroupedConvolution(keras.layers.Conv2D):
-    """Keras's Conv2D with several groups of channels, which on CPUs is otherwise one of XLA.
+    """Keras's Conv2D with several groups of channels, which on CPUs would otherwise need XLA.
 
     A model server refuses what only XLA runs.
 

@@ -77,7 +77,7 @@ class ImageEncoder(keras.Model):
         return []
 
     def freeze(self, stages: int) -> None:
-        """Has the first `stages` of the encoder not trained.
+        """Keeps the first `stages` stages of the encoder from being trained.
 
         Raises:
             InputError: the encoder has fewer stages.

@@ -81,7 +81,7 @@ def bar(
     label: str,
     orientation: str = "vertical",
 ) -> None:
-    """Draws the scale of colours of what was `drawn` next to `axes`."""
+    """Draws the colour scale of what was `drawn`, next to `axes`."""
     colours = figure.colorbar(drawn, ax=axes, orientation=orientation, shrink=0.9, aspect=30)
     colours.set_label(label, fontsize=8)
     colours.ax.tick_params(labelsize=7)

@@ -74,8 +74,8 @@ class Online:
     def __call__(self, model: Learner) -> dict[str, float]:
         """{"f1_effective_rank", "test_knn_accuracy"}, the second one if there are classes.
 
-        What cannot be measured, since images are bad or f1 is not finite, is left out: no training
-        ends of it.
+        What cannot be measured, since images are bad or f1 is not finite, is left out; it never
+        ends a training.
         """
         self.f1 = self.f1 or F1(model.encoder, self.data, self.config, self.devices)
         found = {}

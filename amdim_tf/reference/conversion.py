@@ -50,7 +50,7 @@ def from_checkpoint(
 
     Raises:
         InputError: the file is no checkpoint, has sizes or steps that no run has, or weights that
-            an encoder of its sizes has not; or the output is a run already.
+            an encoder of its sizes does not have; or the output is a run already.
     """
     path, output = local(path, "checkpoint"), local(output, "output")
     content = torch_file.read(path)
@@ -136,7 +136,7 @@ def to_content(workdir: str | pathlib.Path) -> dict[str, dict]:
 
 
 def named_size(dataset: str, own: Mapping[str, Any]) -> str | None:
-    """The named size, in the config of `dataset`, that has the widths of `own`; None without."""
+    """The named size, in the config of `dataset`, that has the widths of `own`, or None."""
     for size, widths in config_module(dataset).SIZES.items():
         if tuple(widths[:3]) == (own["ndf"], own["nrkhs"], own["ndepth"]):
             return size

@@ -162,7 +162,7 @@ class Rows:
         return self._model
 
     def health(self) -> dict[str, float]:
-        """That of f1 of test images, or of training images if no others can be used."""
+        """The health of f1 on test images, or on training images if no others can be used."""
         f1_of = F1(self.model.encoder, self.data, self.config)
 
         def few(split):

@@ -186,7 +186,7 @@ def signatures(
 
 
 def _dtype(config):
-    """That of images that are not normalised: three channels are files of 8 bits."""
+    """The dtype of images before they are normalised: three channels come in 8 bits."""
     return tf.uint8 if config.channels == 3 else tf.float32
 
 

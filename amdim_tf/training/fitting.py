@@ -34,7 +34,7 @@ class Course:
         test: batches that score the model after each epoch, if any.
         failures: the `Failures` of the images.
         callbacks: additional Keras callbacks, for the process that writes the run.
-        trackers: callbacks of the user's own, for that process; see `Trackers`.
+        trackers: the user's own callbacks, for that process; see `Trackers`.
         plan: takes the step to start from, and returns the text to print before the training.
         online: maps the model to {name: value} of what it is worth, after each epoch.
     """

@@ -48,7 +48,7 @@ def named_optimizer(config: Config, last_step: int) -> keras.optimizers.Optimize
     """The optimiser of `config` for a training of `last_step` updates.
 
     Raises:
-        InputError: there is none of the name, or it has not the arguments.
+        InputError: there is none of that name, or it does not take the arguments.
 
     Example:
     >>> from amdim_tf.config import base_config

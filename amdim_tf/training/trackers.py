@@ -1,4 +1,4 @@
-"""Callbacks of one's own, such as those of Weights & Biases and MLflow, see a training as Keras's.
+"""Your own callbacks, such as those of Weights & Biases and MLflow, see a training as Keras's.
 
 A run is a single call of `fit`, with all the steps that are left. Trackers expect epochs, and
 metrics that can be read at once. So they are told of the epochs of the data, with the metrics of
@@ -16,7 +16,7 @@ from amdim_tf.finding import made
 
 
 class Trackers(keras.callbacks.Callback):
-    """Passes a training on to callbacks of one's own; one that fails is left out from then on.
+    """Passes a training on to your own callbacks; one that fails is left out from then on.
 
     Args:
         callbacks: Keras callbacks.
@@ -81,10 +81,10 @@ class Trackers(keras.callbacks.Callback):
 
 
 def named_callbacks(names: Sequence[str]) -> list[keras.callbacks.Callback]:
-    """The callbacks MODULE:NAME, each a Keras callback or what makes one.
+    """The callbacks MODULE:NAME, each a Keras callback or a function that makes one.
 
     Raises:
-        InputError: there is none of such a name.
+        InputError: there is no such callback.
     """
     found = []
     for name in names:

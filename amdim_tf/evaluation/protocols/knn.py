@@ -38,7 +38,7 @@ class Votes(Predictions):
     feature: str = ""
 
     def report(self, class_names: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
-        """As of `Predictions`, with {"top1", "top5", "interval"} of weighted votes."""
+        """As for `Predictions`, with {"top1", "top5", "interval"} of the weighted votes."""
         report, confusion = super().report(class_names)
         weighted, _ = self.weighted.report(class_names)
         del weighted["per_class"]
