@@ -19,9 +19,21 @@ from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build, build_encoder, build_model
 from amdim_tf.training.run_directory import RunDirectory
 
-every = pytest.mark.parametrize("name", most_long(ENCODERS, 5))
 # One of each kind: a training of the others takes minutes.
 TRAINED = ("amdim at 32", "hand-made")
+# Its checks take minutes, and its blocks are those of mobilenetv3small.
+SLOW = "efficientnetv2b0"
+OTHERS = [name for name in ENCODERS if name != SLOW]
+slow = pytest.param(SLOW, marks=pytest.mark.release)
+every = pytest.mark.parametrize("name", [*most_long(OTHERS, 5), slow])
+
+
+def every_long(names):
+    return pytest.mark.parametrize("name", [*(long(name) for name in names), slow])
+
+
+def long(*case):
+    return pytest.param(*case, marks=pytest.mark.long)
 
 
 def images_for(encoder, count=4):
@@ -74,8 +86,7 @@ def test_each_view_is_normalised_by_itself(name):
         np.testing.assert_allclose(norm.moving_mean, average, atol=1e-9)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", ENCODERS)
+@every_long(OTHERS)
 def test_export_and_what_loads_it(name, tmp_path):
     """The export checks itself; what is loaded from it gives the same."""
     config = config_of(name)
@@ -130,8 +141,7 @@ def test_a_stopped_training_goes_on_to_the_same_end(name, tmp_path, monkeypatch)
     assert_it_ends_the_same(lambda: config_of(name), tmp_path, monkeypatch, 1)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", sorted(set(ENCODERS) - set(TRAINED)))
+@every_long(sorted(set(OTHERS) - set(TRAINED)))
 def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
     """Of a training that went on, and that was restored, bit for bit, as the test above has it."""
     config = config_of(name, steps=3)
@@ -151,10 +161,13 @@ def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
         np.testing.assert_array_equal(ours, expected)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "what, names",
-    [("training", TRAINED), ("gradients", sorted(set(ENCODERS) - set(TRAINED)))],
+    [
+        long("training", TRAINED),
+        long("gradients", sorted(set(OTHERS) - set(TRAINED))),
+        pytest.param("gradients", [SLOW], marks=pytest.mark.release),
+    ],
 )
 def test_two_replicas_are_as_one(what, names, tmp_path):
     """By training, or where that takes minutes by the gradients and averages of a step."""
