@@ -73,9 +73,9 @@ def _row(result):
     config, encoder = result["config"], result["encoder"]["config"]
     trained = encoder["dataset"], encoder["size"], encoder["variant"]
     module = config_module(config["dataset"])
-    paper = dict(getattr(module, "PAPER", {}).get(trained[1:], {}))
     intended = fields(load_config(*trained))
-    intended["epochs"] = paper.pop("epochs", intended["epochs"])
+    paper = _paper(module, encoder, intended["epochs"])
+    intended["epochs"] = paper.get("epochs", intended["epochs"])
     differences = [
         f"{name} {encoder[name]}"
         for name in encoder
@@ -103,6 +103,15 @@ def _row(result):
         "" if figure is None else f"{figure:.1f}",
         "; ".join(differences),
     )
+
+
+def _paper(module, encoder, epochs):
+    """The paper's row in a config's `module` for an encoder: if two, that of the same epochs."""
+    same = encoder["size"], encoder["variant"]
+    rows = getattr(module, "PAPER", {}).values()
+    rows = [row for row in rows if (row.get("size"), row.get("variant", "")) == same]
+    rows.sort(key=lambda row: row.get("epochs", epochs) != encoder["epochs"])
+    return rows[0] if rows else {}
 
 
 def _accuracy(results):

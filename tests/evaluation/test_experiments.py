@@ -14,10 +14,10 @@ import imagenet_data
 import numpy as np
 import pytest
 import tensorflow as tf
-from golden_values import ROOT
+from golden_values import GOLDEN, ROOT
 from long import most_long
 
-from amdim_tf.config import apply_variant, fields, known_configs, load_config
+from amdim_tf.config import apply_variant, config_module, fields, known_configs, load_config
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import features
 from amdim_tf.evaluation.evaluation import evaluate
@@ -178,6 +178,26 @@ def test_supervised_training(tmp_path):
     assert "linear_loss" in lines[0] and "loss" not in lines[0]
 
 
+def test_the_configs_have_every_figure_of_the_papers_tables():
+    """And no other. A row has one figure, the linear classifier's, or two, with the MLP's."""
+    expected = {}
+    tables = json.loads((GOLDEN / "paper_tables.json").read_text())
+    for number in (1, 2, 3):
+        for row, found in tables[f"table_{number}"]["rows"].items():
+            for dataset, figures in found.items():
+                dataset = {"imagenet": "imagenet2012"}.get(dataset, dataset)
+                expected[dataset, number, row] = np.ravel(figures).tolist()
+    for row, found in tables["table_1"]["mlp"].items():
+        expected["imagenet2012", 1, row].append(found["imagenet"])
+    configs = {}
+    for dataset in known_configs():
+        for (number, row), own in getattr(config_module(dataset), "PAPER", {}).items():
+            configs[dataset, number, row] = [own[key] for key in ("linear", "mlp") if key in own]
+            if "size" in own:
+                load_config(dataset, own["size"], own.get("variant", ""))
+    assert configs == expected
+
+
 @pytest.mark.parametrize("dataset", known_configs())
 def test_variants_change_what_they_name(dataset):
     plain = load_config(dataset)
@@ -255,8 +275,14 @@ def test_the_table_of_results_names_the_papers_figures_and_what_differs(tmp_path
     imagenet = load_config("imagenet2012", "large", "+strong_aug")
     imagenet.epochs = 150
     write("places", imagenet, "linear", 0.5, dataset="places205")
+    for epochs in (50, 150):
+        own = load_config("imagenet2012", "small", "+strong_aug")
+        own.epochs = epochs
+        write(f"epochs{epochs}", own, "linear", 0.5)
 
-    large, small, places = results_table(tmp_path).splitlines()[2:]
+    large, small, places, *epochs_50_150 = results_table(tmp_path).splitlines()[2:]
+    figures = [re.search(r"\| (\d+\.\d) \| 50000 training", row).group(1) for row in epochs_50_150]
+    assert sorted(figures) == ["62.7", "63.5"]  # those of Table 3 and of Table 1
     assert small == "| cifar10 small | cifar10 | linear | 89.0 (86.5 to 91.5; 3 seeds) | 89.5 |  |"
     assert large.startswith(
         "| cifar10 large | cifar10 | mlp | 80.0 (79.0 to 81.0) | 93.1 | epochs 20;"
