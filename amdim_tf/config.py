@@ -129,6 +129,11 @@ FIELDS: dict[str, Field] = {
         "side of the encoder's images, in pixels",
         "be 32, 64, 128 or 256 for amdim, and what the encoder takes for others",
     ),
+    "patch_size": _at_least(
+        0, 0, "side of the patches that the encoder sees, in pixels; 0: it sees complete images"
+    ),
+    "patch_grid": Field(3, "with patch_size: patches in a row and in a column", "be at least 2"),
+    "lab": Field(False, "an encoder of lightness and one of colour, of half the width each"),
     "ndf": Field(32, "amdim: channels of the encoder's first layer", "be at least 1"),
     "nrkhs": Field(
         256,
@@ -137,7 +142,11 @@ FIELDS: dict[str, Field] = {
     ),
     "ndepth": Field(2, "amdim: residual layers in each block of the encoder", "be at least 1"),
     "use_bn": Field(False, "amdim: batch norm inside the encoder, too"),
-    "objective": Field("amdim", "what the encoder learns", "be amdim, supervised or MODULE:CLASS"),
+    "objective": Field(
+        "amdim",
+        "what the encoder learns",
+        "be amdim, supervised, that of a variant such as rotation, or MODULE:CLASS",
+    ),
     "tasks": Field(
         "",
         "n-to-m tasks; empty: those for the encoder, 1-5,1-7,5-5 for amdim",
@@ -162,6 +171,9 @@ FIELDS: dict[str, Field] = {
     "views.blur_probability": _fraction(0.0, "probability of a Gaussian blur in a view"),
     "views.blur_sigma": _range((0.3, 1.5), "deviation of the blur, in hundredths of the side"),
     "views.solarize_probability": _fraction(0.0, "probability of inverting what is bright"),
+    "views.number": _at_least(
+        1, 2, "views of an image; an objective that takes another number sets it"
+    ),
     "views.small_crops": _at_least(
         0, 0, "further views, small crops that are scored against both others"
     ),

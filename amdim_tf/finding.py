@@ -14,13 +14,15 @@ from amdim_tf.errors import InputError
 
 @functools.cache
 def known(package: str, base: str) -> list[str]:
-    """Names of the files of `package` whose class is a `base`; nothing is imported."""
+    """Names of the files of `package` whose class is a `base`; nothing is imported.
+
+    A base between them, such as `PatchObjective`, ends in its name.
+    """
     folder = pathlib.Path(__file__).parent.joinpath(*package.split(".")[1:])
-    classes = {path.stem: f"\nclass {_camel(path.stem)}({base})" for path in folder.glob("*.py")}
     return sorted(
-        name
-        for name, line in classes.items()
-        if line in (folder / f"{name}.py").read_text(encoding="utf-8")
+        path.stem
+        for path in folder.glob("*.py")
+        if re.search(rf"\nclass {_camel(path.stem)}\([\w.]*{base}\)", path.read_text("utf-8"))
     )
 
 

@@ -17,6 +17,21 @@ PAPER: dict[str, dict] = {
     },
     "supervised": {"objective": "supervised"},
 }
+# The methods that Table 1 compares with; docs/objectives.md says what each of them is.
+PATCHES = {"image_size": 128, "patch_size": 32, "views.geometry": "crop"}
+METHODS = {
+    "rotation": {"objective": "rotation"},
+    "exemplar": {"objective": "exemplar", "views.number": 8, "views.gray_probability": 0.66},
+    "patch_offset": {"objective": "patch_offset", "views.gray_probability": 0.66, **PATCHES},
+    "jigsaw": {"objective": "jigsaw", "views.gray_probability": 0.66, **PATCHES},
+    "cpc": {"objective": "cpc", "patch_grid": 7, **PATCHES},
+    "cmc": {
+        "objective": "cmc",
+        "lab": True,
+        "views.jitter_probability": 0.0,
+        "views.gray_probability": 0.0,
+    },
+}
 # Beyond the paper, found on CIFAR-10: docs/training.md has what each of them is worth.
 RECIPE = {"learning_rate": 2e-3, "schedule": "cosine"}
 # The recipe without one of them, after +recipe.
@@ -24,4 +39,4 @@ WITHOUT = {
     "-learning_rate": {"learning_rate": 2e-4},
     "-schedule": {"schedule": "steps"},
 }
-VARIANTS = PAPER | {"+recipe": RECIPE} | WITHOUT
+VARIANTS = PAPER | METHODS | {"+recipe": RECIPE} | WITHOUT

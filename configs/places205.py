@@ -17,10 +17,10 @@ IMAGES = {"train": 2448873, "test": 20500}
 PAPER = {
     (1, "ResNet50v2 (sup)"): {"linear": 61.6},
     (1, "AMDIM (sup)"): {"size": "large", "variant": "supervised", "epochs": 150, "linear": 57.4},
-    (1, "Rotation"): {"linear": 48.0},
-    (1, "Exemplar"): {"linear": 42.7},
-    (1, "Patch Offset"): {"linear": 45.3},
-    (1, "Jigsaw"): {"linear": 42.2},
+    (1, "Rotation"): {"variant": "rotation", "linear": 48.0},
+    (1, "Exemplar"): {"variant": "exemplar", "linear": 42.7},
+    (1, "Patch Offset"): {"variant": "patch_offset", "linear": 45.3},
+    (1, "Jigsaw"): {"variant": "jigsaw", "linear": 42.2},
     (1, "AMDIM - large"): {**IMAGENET.STRONG, "size": "large", "linear": 55.0},
 }
 

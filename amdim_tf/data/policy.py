@@ -26,6 +26,7 @@ class Policy:
         blur_probability: that of a Gaussian blur, for each view.
         blur_sigma: the least and the largest deviation of the blur, in hundredths of the side.
         solarize_probability: that of inverting the bright half of all values, for each view.
+        number: number of views of an image, without small crops.
         small_crops: number of further views, which are crops of `small_area`.
         small_area: as `crop_area`, for these.
         layer: MODULE:NAME of a Keras layer that changes views (N,S,S,C) in [0, 255], or of what
@@ -55,6 +56,7 @@ class Policy:
     small_crops: int = 0
     small_area: tuple[float, float] = (0.05, 0.3)
     layer: str = ""
+    number: int = 2
 
     def __post_init__(self):
         for name, valid in (("geometry", GEOMETRIES), ("autoaugment", ("", *POLICIES))):
@@ -77,12 +79,11 @@ class Policy:
                     f"{name} must be the least and the largest of positive numbers up to "
                     f"{largest}. Received: {name}={tuple(value)}"
                 )
-        if self.small_crops < 0:
-            raise InputError(
-                f"small_crops must be at least 0. Received: small_crops={self.small_crops}"
-            )
+        for name, least in (("number", 1), ("small_crops", 0)):
+            if (value := getattr(self, name)) < least:
+                raise InputError(f"{name} must be at least {least}. Received: {name}={value}")
 
     @property
     def views(self) -> int:
-        """Number of views of an image: two, and the small crops."""
-        return 2 + self.small_crops
+        """Number of views of an image, small crops included."""
+        return self.number + self.small_crops

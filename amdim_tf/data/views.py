@@ -91,12 +91,12 @@ def reframe(images: Tensor, size: int, policy: Policy, draws: Tensor) -> Tensor:
 
 
 def _parts(policy, draws):
-    """[(policy, draws)] of the two views, and of the small crops if there are any."""
-    two = dataclasses.replace(policy, small_crops=0)
+    """[(policy, draws)] of the views, and of the small crops if there are any."""
+    full, number = dataclasses.replace(policy, small_crops=0), policy.number
     if not policy.small_crops:
-        return [(two, draws)]
-    small = dataclasses.replace(two, geometry="crop", crop_area=policy.small_area)
-    return [(two, draws[:, :2]), (small, draws[:, 2:])]
+        return [(full, draws)]
+    small = dataclasses.replace(full, geometry="crop", crop_area=policy.small_area)
+    return [(full, draws[:, :number]), (small, draws[:, number:])]
 
 
 def crop_boxes(
@@ -153,7 +153,9 @@ def crop_one(pixels: Tensor, boxes: Tensor, size: int, policy: Policy, draws: Te
 
     if not policy.small_crops:
         return flipped(crops, draws)
-    return tf.concat([flipped(crops[:2], draws), flipped(crops[2:], draws[:, 2:])], 0)
+    number = policy.number
+    parts = flipped(crops[:number], draws), flipped(crops[number:], draws[:, number:])
+    return tf.concat(parts, 0)
 
 
 def recolor(

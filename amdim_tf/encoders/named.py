@@ -6,6 +6,8 @@ from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.encoders.applications import application, policy
 from amdim_tf.encoders.backbone import Backbone
 from amdim_tf.encoders.encoder import ImageEncoder
+from amdim_tf.encoders.lab import LabEncoder
+from amdim_tf.encoders.patches import PatchEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.finding import imported
 from amdim_tf.typing import Config
@@ -17,7 +19,8 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
     Args:
         config: `encoder` is amdim, a model of `keras.applications` in lower case, or MODULE:NAME
             for a function of the images' shape (S,S,C) that returns an `ImageEncoder`, or a model
-            for `Backbone`.
+            for `Backbone`. With a `patch_size` it encodes patches, see `PatchEncoder`, and
+            with `lab` lightness and colour, see `LabEncoder`.
         dtype: name of a dtype policy.
         weights: "imagenet" for those of `keras.applications`, or none.
 
@@ -29,6 +32,13 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
     >>> named_encoder(base_config(), "float32").scales
     {1: 256, 5: 128, 7: 128}
     """
+    if config.patch_size:
+        of_patch = config.copy_and_resolve_references()
+        of_patch.update({"image_size": config.patch_size, "patch_size": 0})
+        inner = named_encoder(of_patch, dtype, weights)
+        return PatchEncoder(inner, config.image_size, config.patch_grid, name="encoder")
+    if config.lab:
+        return LabEncoder(*(_half(config, dtype, channels) for channels in (1, 2)), name="encoder")
     name, size = config.encoder, config.image_size
     if name == "amdim":
         widths = (config.ndf, config.nrkhs, config.ndepth, config.use_bn)
@@ -52,3 +62,11 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
     if not isinstance(model, keras.Model):
         raise InputError(f"encoder={name} must return a Keras model. Received: {model!r}")
     return Backbone(model, size, name="encoder")
+
+
+def _half(config, dtype, channels):
+    """An encoder of half the width for images of that many `channels`."""
+    half = config.copy_and_resolve_references()
+    half.update({"lab": False, "channels": channels})
+    half.update({"ndf": config.ndf // 2, "nrkhs": config.nrkhs // 2})
+    return named_encoder(half, dtype)

@@ -106,10 +106,16 @@ def _row(result):
 
 
 def _paper(module, encoder, epochs):
-    """The paper's row in a config's `module` for an encoder: if two, that of the same epochs."""
-    same = encoder["size"], encoder["variant"]
-    rows = getattr(module, "PAPER", {}).values()
-    rows = [row for row in rows if (row.get("size"), row.get("variant", "")) == same]
+    """The paper's row in a config's `module` for an encoder: of two, that of the same epochs.
+
+    The methods that the paper compares with are known by their variant alone.
+    """
+    size, variant = encoder["size"], encoder["variant"]
+    rows = [
+        row
+        for row in getattr(module, "PAPER", {}).values()
+        if row.get("variant", "") == variant and row.get("size", variant and size) == size
+    ]
     rows.sort(key=lambda row: row.get("epochs", epochs) != encoder["epochs"])
     return rows[0] if rows else {}
 

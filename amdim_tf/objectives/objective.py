@@ -5,8 +5,11 @@ takes the file's name, or MODULE:CLASS for a file outside the package; see docs/
 """
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
 import keras
+from keras import ops
 
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
@@ -37,12 +40,13 @@ class Losses:
 class Objective:
     """What an encoder learns from views of images.
 
-    A training step concatenates the views, runs the encoder's trunk, and then `project`,
-    `normalise` and `losses`. With several replicas, each sees its own images of the batch, and
-    the gradients are averaged; `distribution.gather` fetches the other replicas' images.
+    A training step runs `present`, the encoder's trunk, and then `project`, `normalise` and
+    `losses`. With several replicas, each sees its own images of the batch, and the gradients are
+    averaged; `distribution.gather` fetches the other replicas' images.
 
     Attributes:
         views: number of views of an image in a step.
+        copies: number of images that the encoder gets for each view.
         least_images: the smallest valid batch.
         needs_labels: whether `losses` or the probes need labels.
         learns_from_probes: whether the classifiers' gradient reaches the encoder.
@@ -63,6 +67,7 @@ class Objective:
     """
 
     views: int = 2
+    copies: int = 1
     least_images: int = 1
     needs_labels: bool = False
     learns_from_probes: bool = False
@@ -107,14 +112,18 @@ class Objective:
         """
         return ()
 
+    def present(self, views: Sequence[Tensor], draws: Tensor) -> Tensor:
+        """What the encoder gets of `views`, (B,S,S,C) each: (V*B*copies,...), view 1 first."""
+        return ops.concatenate(views)
+
     def project(self, features: dict[str, Tensor], training: bool, views: int) -> dict[int, Tensor]:
-        """{n: tensor (V*B,...)} from the trunk's features, each image by itself."""
+        """{n: tensor (V*B*copies,...)} from the trunk's features, each image by itself."""
         return {1: features["f1"]}
 
     def normalise(
         self, projected: dict[int, Tensor], training: bool, views: int
     ) -> dict[int, Tensor]:
-        """{n: tensor (V*B,...)} after the last batch norms; 1 is f1 (V*B,nrkhs)."""
+        """{n: tensor (V*B*copies,...)} after the last batch norms; 1 is f1, of width nrkhs."""
         return {1: self.encoder.head(projected[1], training=training, views=views)}
 
     def losses(self, embeddings: dict[int, Tensor], labels: Tensor, draws: Tensor) -> Losses:
@@ -126,6 +135,10 @@ class Objective:
             draws: as `draw` returns them.
         """
         return Losses()
+
+    def of_views(self, f1: Tensor) -> Tensor:
+        """f1 (V*B,nrkhs) of the views themselves, by which the probes learn."""
+        return f1
 
     def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """{name: tensor} that an export offers in addition to the encoder's `features`."""
@@ -144,7 +157,7 @@ class Objective:
 
     def __str__(self) -> str:
         """The objective in a phrase."""
-        return type(self).__name__.lower()
+        return re.sub("(?<=.)([A-Z])", r"_\1", type(self).__name__).lower()
 
     def get_config(self) -> dict:
         """The constructor's arguments, as JSON stores them."""

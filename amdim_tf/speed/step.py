@@ -23,11 +23,15 @@ def step_flops(model: Learner, batch: int) -> int:
     scores, each forward and for the gradients of both operands. The images need no gradient.
     """
     flops = model.objective.flops(batch)
+    # An encoder of patches computes its layers once for each.
+    of_encoder = set(model.encoder._flatten_layers())
+    patches = getattr(model.encoder, "grid", 1) ** 2
     others = keras.layers.DepthwiseConv2D, keras.layers.Dense
     for layer, shape in (*convolutions(model), *layers_with_input(model.encoder, others)):
         _, *places, _ = layer.compute_output_shape(shape)
         products = 3 if shape[-1] > 3 else 2  # the first one's inputs are images
-        images = model.objective.views * batch
+        images = model.objective.views * model.objective.copies * batch
+        images *= patches if layer in of_encoder else 1
         flops += products * 2 * images * math.prod(places) * math.prod(layer.kernel.shape)
     return flops
 

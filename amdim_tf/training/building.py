@@ -49,7 +49,15 @@ def check_config(config: Config) -> None:
         )
     config.tasks = config.tasks or tasks_text(default_tasks(encoder.scales))
     kind.check(config)
-    kind.of(config).build(encoder)
+    objective = kind.of(config)
+    objective.build(encoder)
+    number = objective.views - config.views.small_crops
+    if config.views.number not in (2, number):
+        raise InputError(
+            f"views.number must be {number} if the objective is {config.objective}. "
+            f"Received: views.number={config.views.number}"
+        )
+    config.views.number = number
 
 
 def _normalise(config, encoder):

@@ -145,7 +145,7 @@ class Learner(Trainer):
         views, labels, draws, dropout_draws = data
         before = self.running_averages()
         # All views run through the trunk as one batch: larger products, same values.
-        images, losses = ops.concatenate(views), Losses()
+        images, losses = self.objective.present(views, draws), Losses()
         if self.frozen:  # outside the tape, which need not record it
             f1 = ops.stop_gradient(self._project(images)[1])
         with tf.GradientTape() as tape:
@@ -153,7 +153,7 @@ class Learner(Trainer):
                 projected = self._project(images)
                 embeddings = self.objective.normalise(projected, True, len(views))
                 losses = self.objective.losses(embeddings, labels, draws)
-                f1 = embeddings[1]
+                f1 = self.objective.of_views(embeddings[1])
                 if not self.objective.learns_from_probes:
                     f1 = ops.stop_gradient(f1)
             labels = ops.concatenate([labels] * len(views))

@@ -1,0 +1,91 @@
+"""What objectives share whose questions are about the patches of an image."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from amdim_tf import distribution
+from amdim_tf.encoders.encoder import ImageEncoder
+from amdim_tf.encoders.patches import PatchEncoder
+from amdim_tf.errors import InputError
+from amdim_tf.objectives.objective import Objective
+from amdim_tf.typing import Tensor
+
+GRID, CELLS = 3, 9
+
+
+class PatchObjective(Objective):
+    """An objective for a `PatchEncoder`, which sees one view of an image.
+
+    `normalise` gives f1 of each patch, {n: (B,n,n,nrkhs)}, and their mean, {1: (B,nrkhs)}.
+    """
+
+    views = 1
+
+    def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
+        super().build(encoder)
+        if not isinstance(encoder, PatchEncoder):
+            raise InputError(
+                f"patch_size must be at least 1 if the objective is {self}. Received: patch_size=0"
+            )
+        return {}
+
+    def normalise(
+        self, projected: dict[int, Tensor], training: bool, views: int
+    ) -> dict[int, Tensor]:
+        maps = self.encoder.by_patch(projected[1], training, views)
+        return {1: ops.mean(maps, axis=(1, 2)), self.encoder.grid: maps}
+
+
+class JitteredObjective(PatchObjective):
+    """One whose patches are anywhere in the cells of a 3 x 3 grid."""
+
+    def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
+        super().build(encoder)
+        cell = encoder.image_size // GRID
+        if encoder.grid != GRID or encoder.patch_size > cell:
+            raise InputError(
+                f"patch_grid must be {GRID}, and patch_size at most {cell}, if the objective is "
+                f"{self}. Received: patch_grid={encoder.grid}, patch_size={encoder.patch_size}"
+            )
+        return {}
+
+    def present(self, views: Sequence[Tensor], draws: Tensor) -> Tensor:
+        (images,) = views
+        return jittered(images, self.encoder.patch_size, draws["jitter"])
+
+
+def draw(seed: int, step: Tensor, batch: int, shape: tuple[int, ...]) -> Tensor:
+    """(batch,*shape) in [0, 1) for the images of this replica, for any number of replicas."""
+    own = tf.random.experimental.stateless_fold_in((seed, ops.cast(step, "int32")), 100)
+    first, images = distribution.first_image(batch), batch * distribution.replicas()
+    drawn = tf.random.stateless_uniform((images, *shape), own, alg="philox")
+    return drawn[first : first + batch]
+
+
+def jittered(images: Tensor, size: int, draws: Tensor) -> Tensor:
+    """Patches (B,9,P,P,C) of `images` (B,S,S,C), each anywhere in its cell of a 3 x 3 grid.
+
+    Cells have S/3 pixels a side, and P is at most that.
+
+    Args:
+        size: P.
+        draws: (B,9,2) in [0, 1).
+
+    Example:
+    >>> jittered(ops.ones((2, 128, 128, 3)), 32, ops.zeros((2, 9, 2))).shape
+    TensorShape([2, 9, 32, 32, 3])
+    """
+    side, patches = images.shape[1], []
+    room = side // GRID - size
+    starts = ops.cast(ops.floor(draws * (room + 1)), "int32")
+    for place in range(CELLS):
+        corner = [cell * side // GRID for cell in divmod(place, GRID)]
+        rows, columns = (
+            corner[axis] + starts[:, place, axis, None] + ops.arange(size) for axis in (0, 1)
+        )
+        strip = tf.gather(images, rows, axis=1, batch_dims=1)
+        patches.append(tf.gather(strip, columns, axis=2, batch_dims=1))
+    return ops.stack(patches, axis=1)

@@ -1,0 +1,99 @@
+"""Every method of Table 1 passes the same checks; tests of their own are in test_methods."""
+
+import subprocess
+import sys
+
+import every_objective
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from every_objective import NAMES, batch_of, config_of, learner
+
+from amdim_tf import load_encoder, load_preprocess
+from amdim_tf.serving.saved_model import export
+from amdim_tf.training.building import build, build_model
+from amdim_tf.training.run_directory import RunDirectory
+
+every = pytest.mark.parametrize("name", NAMES)
+# The loss of answers that are guessed.
+CHANCE = {
+    "rotation": np.log(4),
+    "patch_offset": np.log(8),
+    "jigsaw": np.log(100),
+    "cpc": np.log(1 + 3 * 3),
+}
+
+
+def step(name, permuted=False):
+    """The logs of a step, and the model after it."""
+    config = config_of(name)
+    model = learner(config, "float32", classes=3)
+    model.compile(optimizer="sgd", run_eagerly=True)
+    views, labels = batch_of(config)
+    labels = (labels + 1) % 3 if permuted else labels
+    return model.train_on_batch(views, labels, return_dict=True), model
+
+
+@every
+def test_labels_do_not_reach_the_encoder_and_the_loss_starts_at_chance(name):
+    (logs, model), (_, other) = step(name), step(name, permuted=True)
+    apart = {id(variable) for variable in other.probes.variables}
+    pairs = zip(model.trainable_variables, other.trainable_variables, strict=True)
+    same = [np.array_equal(ours, theirs) for ours, theirs in pairs if id(theirs) not in apart]
+    assert len(same) > 10 and all(same)
+    assert not np.array_equal(*(each.probes.get_weights()[0] for each in (model, other)))
+    assert np.isfinite(logs["loss"])
+    if name in CHANCE:
+        assert logs["loss"] == pytest.approx(CHANCE[name], rel=1e-5)
+
+
+@pytest.mark.long
+def test_two_replicas_are_as_one(tmp_path):
+    command = [sys.executable, every_objective.__file__, str(tmp_path / "two.npz"), "cpu:2"]
+    done = subprocess.run([*command, *NAMES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "two.npz")
+    for name in NAMES:
+        expected = every_objective.after_training(tf.distribute.get_strategy(), name)
+        for i, value in enumerate(expected):
+            difference = np.abs(found[f"{name}/{i}"] - value).max(initial=0)
+            assert difference <= 1e-5 * np.abs(value).max(initial=1e-2), (name, i)
+        assert f"{name}/{len(expected)}" not in found
+
+
+@pytest.mark.long
+@every
+def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
+    config = config_of(name)
+    run = RunDirectory(tmp_path, config)
+    views, labels = batch_of(config)
+    model = build(config, 3, config.steps)
+    model.run_eagerly = True
+    model.train_on_batch(views, labels)
+    run.save(model, 1)
+    ends = []
+    for _ in range(2):
+        model.train_on_batch(views, labels)
+        ends.append([np.array(x) for x in (*model.weights, *model.optimizer.variables)])
+        assert run.restore(model) == 1
+    for ours, expected in zip(*ends, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.long
+@every
+def test_export_and_what_loads_it(name, tmp_path):
+    config = config_of(name)
+    model = build_model(config, classes=3)
+    folder = export(model, config, tmp_path, class_names=("a", "b", "c"))
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 100, 90, 3), "uint8")
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    encoder = load_encoder(folder)
+    f1 = encoder(load_preprocess(folder)(pixels))["f1"]
+    expected = served(images=tf.constant(pixels))["f1"]
+    np.testing.assert_allclose(f1, expected, atol=1e-5 * np.abs(expected).max())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
