@@ -1,6 +1,7 @@
 """CPC: patches predict those in the rows below (van den Oord et al. 2018, arXiv 1807.03748)."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -29,7 +30,7 @@ class Context(keras.layers.Layer):
     (2, 3, 3, 16)
     """
 
-    def __init__(self, blocks: int = 5, width: int = 256, **kwargs):
+    def __init__(self, blocks: int = 5, width: int = 256, **kwargs: Any):
         super().__init__(**kwargs)
         self.blocks, self.width = blocks, width
 

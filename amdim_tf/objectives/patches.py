@@ -20,6 +20,16 @@ class PatchObjective(Objective):
     """An objective for a `PatchEncoder`, which sees one view of an image.
 
     `normalise` gives f1 of each patch, {n: (B,n,n,nrkhs)}, and their mean, {1: (B,nrkhs)}.
+
+    Example:
+    >>> from amdim_tf.encoders.amdim import Encoder
+    >>> encoder = PatchEncoder(Encoder(32, ndf=4, nrkhs=16, ndepth=1), image_size=64, grid=2)
+    >>> objective = PatchObjective()
+    >>> layers = objective.build(encoder)
+    >>> features = encoder.trunk(ops.ones((4, 64, 64, 3)))
+    >>> found = objective.normalise({1: features["f1"]}, training=False, views=1)
+    >>> {n: tuple(x.shape) for n, x in found.items()}
+    {1: (4, 16), 2: (4, 2, 2, 16)}
     """
 
     views = 1
@@ -40,7 +50,17 @@ class PatchObjective(Objective):
 
 
 class JitteredObjective(PatchObjective):
-    """One whose patches are anywhere in the cells of a 3 x 3 grid."""
+    """One whose patches are anywhere in the cells of a 3 x 3 grid.
+
+    Example:
+    >>> from amdim_tf.encoders.amdim import Encoder
+    >>> objective = JitteredObjective()
+    >>> inner = Encoder(32, ndf=4, nrkhs=16, ndepth=1)
+    >>> layers = objective.build(PatchEncoder(inner, image_size=128, grid=3))
+    >>> draws = {"jitter": draw(0, 0, 2, (CELLS, 2))}
+    >>> tuple(objective.present([ops.ones((2, 128, 128, 3))], draws).shape)
+    (2, 9, 32, 32, 3)
+    """
 
     def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
         super().build(encoder)
@@ -58,7 +78,12 @@ class JitteredObjective(PatchObjective):
 
 
 def draw(seed: int, step: Tensor, batch: int, shape: tuple[int, ...]) -> Tensor:
-    """(batch,*shape) in [0, 1) for the images of this replica, for any number of replicas."""
+    """(batch,*shape) in [0, 1) for the images of this replica, for any number of replicas.
+
+    Example:
+    >>> tuple(draw(seed=0, step=7, batch=4, shape=(9, 2)).shape)
+    (4, 9, 2)
+    """
     own = tf.random.experimental.stateless_fold_in((seed, ops.cast(step, "int32")), 100)
     first, images = distribution.first_image(batch), batch * distribution.replicas()
     drawn = tf.random.stateless_uniform((images, *shape), own, alg="philox")
