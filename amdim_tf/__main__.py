@@ -18,6 +18,7 @@ COMMANDS = (
     "results",
     "visualize",
     "report",
+    "bounds",
     "embed",
     "export",
     "convert",

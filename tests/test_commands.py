@@ -8,6 +8,7 @@ import sys
 
 import imagenet_data
 import made
+import numpy as np
 import pytest
 from disk.keep import HERE
 from golden_values import ROOT
@@ -54,6 +55,8 @@ def world(tmp_path_factory):
         imagenet_data.make(data, name, counts, files={}, classes=10, sides=(32, 32))
     made.image_folder(data, {"train": 12, "val": 8}, channels=4)
     shutil.copytree(data / "train", folder / "IMAGES")
+    for name in ("FEATURES", "OTHERS"):
+        np.save(folder / f"{name}.npy", np.random.default_rng(0).normal(size=(40, 3)))
     shutil.copytree(data / "cifar10", folder / "home" / "tensorflow_datasets" / "cifar10")
     shard = next((data / "cifar10").rglob("*test.tfrecord*"))
     shutil.copy(shard, folder / "FILES.tfrecord")

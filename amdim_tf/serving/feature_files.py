@@ -6,6 +6,7 @@ knows.
 
 import io
 import os
+import pathlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from amdim_tf.files import printable
+from amdim_tf.errors import InputError, one_line
+from amdim_tf.files import local, printable
 
 # Batches of rows that are a row group of a Parquet file.
 GROUP = 16
@@ -71,3 +73,28 @@ def write_tfrecord(rows: Iterable[tuple], path: str) -> None:
             }
             example = tf.train.Example(features=tf.train.Features(feature=feature))
             records.write(example.SerializeToString())
+
+
+def read_features(path: str | pathlib.Path) -> tuple[list[str], np.ndarray]:
+    """Names and features (N,D) of a Parquet file, a folder of such, or a NumPy array.
+
+    The names of an array are its rows' numbers.
+
+    Raises:
+        InputError: there is nothing of the kind.
+    """
+    path = local(path, "features")
+    try:
+        if path.suffix == ".npy":
+            f1 = np.load(path, mmap_mode="r")
+            if f1.ndim != 2:
+                raise ValueError(f"an array of shape {f1.shape}")
+            return [str(row) for row in range(len(f1))], f1
+        table = pq.read_table(path, columns=["name", "f1"])
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        raise InputError(
+            "Features must be Parquet files that amdim_tf.embed wrote, or a .npy file of (N,D) "
+            f"numbers. Received: {path} ({one_line(error)})"
+        ) from error
+    f1 = table["f1"].combine_chunks()
+    return table["name"].to_pylist(), f1.flatten().to_numpy().reshape(len(f1), -1)
