@@ -38,7 +38,9 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
         inner = named_encoder(of_patch, dtype, weights)
         return PatchEncoder(inner, config.image_size, config.patch_grid, name="encoder")
     if config.lab:
-        return LabEncoder(*(_half(config, dtype, channels) for channels in (1, 2)), name="encoder")
+        return LabEncoder(
+            *(_half(config, dtype, weights, channels) for channels in (1, 2)), name="encoder"
+        )
     name, size = config.encoder, config.image_size
     if name == "amdim":
         widths = (config.ndf, config.nrkhs, config.ndepth, config.use_bn)
@@ -64,9 +66,9 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
     return Backbone(model, size, name="encoder")
 
 
-def _half(config, dtype, channels):
+def _half(config, dtype, weights, channels):
     """An encoder of half the width for images of that many `channels`."""
     half = config.copy_and_resolve_references()
     half.update({"lab": False, "channels": channels})
     half.update({"ndf": config.ndf // 2, "nrkhs": config.nrkhs // 2})
-    return named_encoder(half, dtype)
+    return named_encoder(half, dtype, weights)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from amdim_tf.config import config_module, fields, load_config
-from amdim_tf.encoders.amdim import Block
+from amdim_tf.encoders.amdim import Block, Encoder
 from amdim_tf.errors import InputError
 from amdim_tf.files import local, replacing, write_json
 from amdim_tf.objectives.amdim import Amdim
@@ -99,8 +99,8 @@ def to_checkpoint(workdir: str | pathlib.Path, path: str | pathlib.Path) -> None
     """Writes the last checkpoint of a run with the authors' names and layout.
 
     Raises:
-        InputError: there is no run of the amdim objective, its weights are not finite, PyTorch is
-            not installed, or the file cannot be written.
+        InputError: it is no run of AMDIM's encoder and objective, its weights are not finite,
+            PyTorch is not installed, or the file cannot be written.
     """
     path = local(path, "output")
     if path.is_dir() or not path.parent.is_dir():
@@ -120,15 +120,16 @@ def to_checkpoint(workdir: str | pathlib.Path, path: str | pathlib.Path) -> None
 def to_content(workdir: str | pathlib.Path) -> dict[str, dict]:
     """The content of an authors' checkpoint for the run in `workdir`, with NumPy arrays."""
     model, step = load_model(workdir)
-    if not isinstance(model.objective, Amdim) or model.objective.mixture:
+    encoder, objective = model.encoder, model.objective
+    if not isinstance(encoder, Encoder) or not isinstance(objective, Amdim) or objective.mixture:
         raise InputError(
-            "workdir must be a run of the amdim objective without mixture_components, which the "
-            f"authors' checkpoints cannot hold. Received: {workdir}"
+            "workdir must be a run of the encoder amdim and of the objective amdim, without "
+            "mixture_components, which the authors' checkpoints cannot hold. "
+            f"Received: workdir={workdir}, a run of {type(encoder).__name__}, {objective}"
         )
     weights = {name: np.array(to_torch(np.asarray(x))) for name, x in named_weights(model).items()}
     authors_checkpoint.check_values(weights, f"workdir={workdir} at step {step}")
-    encoder = model.encoder
-    sizes = {"tclip": model.objective.clip or 0.0, "n_classes": model.probes.classes}
+    sizes = {"tclip": objective.clip or 0.0, "n_classes": model.probes.classes}
     sizes |= {"encoder_size": encoder.image_size, "ndf": encoder.ndf, "n_rkhs": encoder.nrkhs}
     sizes |= {"n_depth": encoder.ndepth, "use_bn": encoder.use_bn}
     cursor = {"info_epoch": 0, "info_step": step, "classifier_epoch": 0, "classifier_step": 0}

@@ -403,3 +403,20 @@ def test_a_run_without_finite_weights_is_not_written(value, expected, tmp_path):
         to_content(run.path)
     pattern = f"{NORM}.running_var must .*{expected}.*workdir={run.path} at step 7$"
     assert re.search(pattern, str(error.value)), error.value
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ({"objective": "rotation"}, "a run of Encoder, rotation$"),
+        ({"patch_size": 32, "image_size": 64}, "a run of PatchEncoder, tasks 1-3"),
+    ],
+)
+def test_a_run_of_another_kind_is_not_written(fields, expected, tmp_path):
+    config = load_config("cifar10")
+    config.update({"ndf": 4, "nrkhs": 16, "ndepth": 1} | fields)
+    run = RunDirectory(tmp_path / "run", config)
+    write_json(run.path / "classes.json", [])
+    run.save(build(config, 0, 1), 7)
+    with pytest.raises(InputError, match=f"the encoder amdim and.*{expected}"):
+        to_content(run.path)
