@@ -152,6 +152,9 @@ FIELDS: dict[str, Field] = {
         "n-to-m tasks; empty: those for the encoder, 1-5,1-7,5-5 for amdim",
         "be pairs of the encoder's scales, separated by commas",
     ),
+    "bound": _one_of(
+        "nce", "amdim: the bound on mutual information, see docs/objectives.md", "nce", "jsd", "dv"
+    ),
     "clip": _at_least(0, 20.0, "range to which scores are clipped smoothly, in nats; 0: no clip"),
     "regulariser": _at_least(0, 5e-2, "weight of the squared scores in the loss"),
     "mixture_components": _at_least(0, 0, "mixture features in place of f1 (3.7); 0: none"),

@@ -1,4 +1,4 @@
-"""The objectives that test_every_objective checks, each by its variant with a tiny encoder.
+"""The objectives that test_every_objective checks, each by its variant or its bound, all tiny.
 
 `every_objective.py FILE STRATEGY NAME...` trains them on the devices of STRATEGY, in a process of
 its own: logical devices have to be made before TensorFlow touches the processor.
@@ -22,13 +22,15 @@ OWN = {
     "patch_offset": {"image_size": 112},
     "jigsaw": {"image_size": 112},
     "cpc": {"image_size": 64, "patch_grid": 3},
+    "jsd": {"bound": "jsd"},
+    "dv": {"bound": "dv"},
 }
-NAMES = (*METHODS,)
+NAMES = (*METHODS, "jsd", "dv")
 
 
 def config_of(name, **fields):
     """A checked config of the variant `name`."""
-    config = load_config("photo_patches", variant=name)
+    config = load_config("photo_patches", variant=name if name in METHODS else "")
     config.update_from_flattened_dict(SMALL | OWN.get(name, {}) | fields)
     check_config(config)
     return config

@@ -9,12 +9,11 @@ from keras import ops
 from scipy import stats
 
 from amdim_tf.errors import InputError
-from amdim_tf.objectives.bounds import BOUNDS, mean_of_others
+from amdim_tf.objectives.bounds import BOUNDS, RATE, mean_of_others
 from amdim_tf.typing import Tensor
 
 # Pairs that share a batch; NCE cannot say more than its log.
 BATCH = 512
-RATE = 0.01  # of MINE's moving average
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """AMDIM: each antecedent of one view picks its own consequents in the other (3.3, Equation 5)."""
 
 import itertools
+import math
 from typing import Any
 
 import keras
@@ -11,7 +12,9 @@ from amdim_tf import distribution
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.objectives import multiscale
+from amdim_tf.objectives.bounds import DonskerVaradhan, MovingMeans, jsd_of_tasks
 from amdim_tf.objectives.mixture import BagOfFeatures, Mixture
+from amdim_tf.objectives.nce import nce
 from amdim_tf.objectives.objective import Losses, Objective
 from amdim_tf.objectives.phi import Phi
 from amdim_tf.typing import Config, Tensor
@@ -36,6 +39,7 @@ class Amdim(Objective):
         tau: inverse temperature of their posterior.
         nrkhs: dimensions of the embeddings; by default those of f1.
         small_crops: number of further views, after the two.
+        bound: what is maximised: "nce", the method; "jsd" or "dv", see `bounds`.
 
     Example:
     >>> from amdim_tf.encoders.amdim import Encoder
@@ -60,11 +64,13 @@ class Amdim(Objective):
         tau: float = 1.0,
         nrkhs: int | None = None,
         small_crops: int = 0,
+        bound: str = "nce",
     ):
         self.views, self.small_crops = 2 + small_crops, small_crops
         self.tasks = multiscale.parse_tasks(tasks) if tasks else ()
         self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
         self.components, self.tau, self.nrkhs = components, tau, nrkhs or 0
+        self.bound = bound
         self.mixture: Mixture | None = None
         self.phi1: Phi | None = None  # the identity
         self.phis: dict[int, Phi] = {}
@@ -83,6 +89,12 @@ class Amdim(Objective):
     @classmethod
     def check(cls, config: Config) -> None:
         tasks = multiscale.parse_tasks(config.tasks)
+        if config.bound != "nce" and (config.mixture_components or config.views.small_crops):
+            raise InputError(
+                "bound must be nce with mixture_components or views.small_crops. Received: "
+                f"bound={config.bound!r}, mixture_components={config.mixture_components}, "
+                f"views.small_crops={config.views.small_crops}"
+            )
         others = config.mixture_components, config.micro_batch
         if config.views.small_crops and (any(others) or not any(n == 1 for n, _ in tasks)):
             raise InputError(
@@ -109,6 +121,7 @@ class Amdim(Objective):
             config.mixture_tau,
             config.nrkhs,
             config.views.small_crops,
+            config.bound,
         )
 
     def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
@@ -132,6 +145,10 @@ class Amdim(Objective):
             self.phi1 = phi_of(1)
         self.phis = {n: phi_of(n) for n in sorted((named | {*encoder.embedded}) - {1})}
         self.scales = (1, *self.phis)
+        if self.bound == "dv":
+            dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
+            self.moving = MovingMeans(len(self.tasks), name="moving_means", dtype=dtype)
+            layers["moving_means"] = self.moving
         if self.components:
             self.mixture = Mixture(self.components, name="mixture", **options)
             self.mixture.build((None, self.nrkhs))
@@ -195,8 +212,10 @@ class Amdim(Objective):
         metrics = {"loss": total} | terms
         images = ops.shape(embeddings[1])[0] // self.views * distribution.replicas()
         for n, m in self.tasks:
-            bound = multiscale.information_bound(losses[f"{n}-{m}"], images, m)
-            metrics[f"bound_{n}-{m}"] = bound
+            loss = losses[f"{n}-{m}"]
+            found = {"jsd": 2 * math.log(2) - loss, "dv": -loss}
+            found["nce"] = multiscale.information_bound(loss, images, m)
+            metrics[f"bound_{n}-{m}"] = found[self.bound]
         metrics |= {f"entropy_{name}": entropy for name, entropy in entropies.items()}
         return Losses(total, terms, metrics)
 
@@ -218,7 +237,13 @@ class Amdim(Objective):
         consequents = self._gathered(embeddings) if distribution.replicas() > 1 else None
         components = self.mixture and ops.split(self.mixture(embeddings[1]), 2)
         first = distribution.first_image(ops.shape(r1)[0] // 2)
-        return self._score(view1, view2, locations, consequents, first, components, small)
+        logs = self.moving.logs.value if self.bound == "dv" else None
+        *found, ratios = self._score(
+            view1, view2, locations, consequents, first, components, small, logs
+        )
+        if self.bound == "dv":
+            self.moving.update(distribution.all_mean(ratios))
+        return tuple(found)
 
     def _gathered(self, embeddings):
         """Consequents {m: (B,m*m,D)} of views 1 and 2, from the images of all replicas.
@@ -236,19 +261,23 @@ class Amdim(Objective):
         ends = list(itertools.accumulate(locations[:-1]))
         return [dict(zip(scales, ops.split(view, ends, axis=1), strict=True)) for view in views]
 
-    def _score(self, view1, view2, locations, consequents, first, components, small):
+    def _score(self, view1, view2, locations, consequents, first, components, small, logs):
+        contrast = {"nce": nce, "jsd": jsd_of_tasks}.get(self.bound) or DonskerVaradhan(logs)
         how = self.clip, self.regulariser, self.score_bytes, consequents, first
 
         def scored(tasks, change, *mixture):
             views = view1 | change, view2 | change
-            return multiscale.multiscale_nce(*views, locations, tasks, *how, *mixture)
+            return multiscale.multiscale_nce(
+                *views, locations, tasks, *how, *mixture, contrast=contrast
+            )
 
         losses, penalty, entropies = scored(self.tasks, {}, components, self.tau)
         from_f1, of_small = tuple(task for task in self.tasks if task[0] == 1), 0 * penalty
         for r1 in small:
             own, own_penalty, _ = scored(from_f1, {1: r1})
             of_small += (sum(own.values()) + own_penalty) / len(small)
-        return losses, penalty, entropies, of_small
+        ratios = contrast.ratios() if self.bound == "dv" else ()
+        return losses, penalty, entropies, of_small, ratios
 
     def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The embeddings r<n> that tasks score, and the mixture (B,k,D) if there is one."""
@@ -277,4 +306,5 @@ class Amdim(Objective):
         fields = ("clip", "regulariser", "score_bytes", "components", "tau")
         own = {"tasks": multiscale.tasks_text(self.tasks) or None, "nrkhs": self.nrkhs or None}
         own |= {"small_crops": self.small_crops} if self.small_crops else {}
+        own |= {"bound": self.bound} if self.bound != "nce" else {}
         return own | {field: getattr(self, field) for field in fields}

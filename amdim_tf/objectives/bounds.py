@@ -6,10 +6,15 @@ from the joint distribution, and the others stand for the product of the margina
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import keras
 from keras import ops
 
+from amdim_tf.objectives.nce import compared, negatives
 from amdim_tf.typing import Tensor
+
+RATE = 0.01  # of MINE's moving average
 
 
 def nce(scores: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,3 +91,102 @@ def mean_of_others(scores: Tensor) -> Tensor:
     number = scores.shape[0]
     apart = ops.where(ops.eye(number) > 0, -float("inf"), scores)
     return ops.logsumexp(apart) - math.log(number * (number - 1))
+
+
+def jsd_of_tasks(
+    antecedents: Tensor,
+    consequents: Tensor,
+    clip: float | None = 20.0,
+    regulariser: float = 5e-2,
+    first: Tensor = 0,
+) -> tuple[Tensor, Tensor]:
+    """The Jensen-Shannon loss in place of `nce.nce`: same arguments, same shapes.
+
+    Example:
+    >>> losses, _ = jsd_of_tasks(ops.zeros((1, 4, 8)), ops.ones((4, 2, 8)))
+    >>> tuple(losses.shape), round(float(losses[0, 0, 0]), 3)  # 2 log 2
+    ((1, 4, 2), 1.386)
+    """
+    scores, same_image, penalties = compared(antecedents, consequents, clip, regulariser, first)
+    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+    by_image = ops.where(same_image, 0, ops.mean(ops.softplus(scores), axis=3))  # (T, b, B)
+    count = ops.cast(ops.shape(scores)[2] - 1, scores.dtype)
+    others = ops.sum(by_image, axis=2, keepdims=True) / count
+    return ops.softplus(-positives) + others, penalties
+
+
+class DonskerVaradhan:
+    """Donsker and Varadhan's bound in place of `nce.nce`, for both directions of some groups.
+
+    With a moving average a of the mean of exp(score) over the negatives, the loss of a positive s
+    is mean / a + log a - 1 - s. It has MINE's gradient, and minus its mean is a lower bound, too,
+    which is Donsker and Varadhan's if a is the mean (Poole et al. 2019, arXiv 1905.06922).
+
+    Args:
+        logs: (R,) log a, for each antecedent of each group, in order.
+
+    Attributes:
+        means: (T,) mean / a of each call; two calls, one for each direction, make a group.
+
+    Example:
+    >>> contrast = DonskerVaradhan(ops.zeros(1))
+    >>> for _ in range(2):
+    ...     losses, _ = contrast(ops.zeros((1, 4, 8)), ops.ones((4, 2, 8)))
+    >>> float(losses[0, 0, 0]), float(contrast.ratios()[0])
+    (0.0, 1.0)
+    """
+
+    def __init__(self, logs: Tensor):
+        self.logs = logs
+        self.means: list[Tensor] = []
+
+    def __call__(
+        self,
+        antecedents: Tensor,
+        consequents: Tensor,
+        clip: float | None = 20.0,
+        regulariser: float = 5e-2,
+        first: Tensor = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """See `nce.nce`."""
+        scores, same_image, penalties = compared(antecedents, consequents, clip, regulariser, first)
+        positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+        tasks, _, others, locations = ops.shape(scores)
+        before = len(self.means) // 2 * 2
+        start = sum(each.shape[0] for each in self.means[:before:2])
+        logs = ops.cast(self.logs[start : start + tasks], scores.dtype)[:, None, None]
+        count = ops.cast((others - 1) * locations, scores.dtype)
+        ratios = ops.exp(negatives(scores, same_image) - ops.log(count) - logs)  # (T, b, 1)
+        self.means.append(ops.mean(ratios, axis=(1, 2)))
+        return ratios + logs - 1 - positives, penalties
+
+    def ratios(self) -> Tensor:
+        """(R,) mean / a, over both directions."""
+        pairs = zip(self.means[::2], self.means[1::2], strict=True)
+        return ops.concatenate([(one + other) / 2 for one, other in pairs])
+
+
+class MovingMeans(keras.layers.Layer):
+    """MINE's moving averages, as logs: 1 at first.
+
+    Args:
+        count: how many.
+        kwargs: arguments of `keras.layers.Layer`.
+
+    Example:
+    >>> moving = MovingMeans(1)
+    >>> moving.update(ops.array([101.0]))
+    >>> round(float(moving.logs[0]), 3)  # log 2
+    0.693
+    """
+
+    def __init__(self, count: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        options = {"trainable": False, "aggregation": "only_first_replica"}
+        self.logs = self.add_weight((count,), "zeros", name="logs", **options)
+        self.built = True
+
+    def update(self, ratios: Tensor) -> None:
+        """Moves the averages towards what is (count,) `ratios` of them."""
+        moved = ops.log(1 - RATE + RATE * ops.cast(ratios, self.logs.dtype))
+        self.logs.assign(self.logs + moved)

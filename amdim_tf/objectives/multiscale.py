@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from keras import ops
 
@@ -102,6 +102,7 @@ def multiscale_nce(
     first: Tensor = 0,
     components: Sequence[Tensor] | None = None,
     tau: float = 1.0,
+    contrast: Callable = nce,
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     """The multiscale objective (Equations 5 and 6): every task in both directions.
 
@@ -118,6 +119,10 @@ def multiscale_nce(
         components: mixture features (b,k,D) of both views, which replace the embeddings as
             antecedents at scale 1; see `mixture`.
         tau: inverse temperature of their posterior.
+        contrast: what compares antecedents with consequents, as `nce` does.
+
+    Raises:
+        InputError: a `contrast` other than `nce` for scores that have to be computed in blocks.
 
     Returns:
         (losses, penalty, entropies): {"n-m": scalar}, each the mean of both directions, in nats;
@@ -152,13 +157,18 @@ def multiscale_nce(
     images, others = views[0][1].shape[0], targets[0][min(groups)].shape[0]
     counts = {m: max(span.stop for span in rows[m].values()) for m in groups}
     block = blockwise.block_size(images, others, counts, score_bytes)
+    if block and contrast is not nce:
+        raise InputError(
+            "bound must be nce where scores take more than score_megabytes. Received: scores of "
+            f"{images} antecedents with {others} images, score_bytes={score_bytes}"
+        )
     if block:
         blocks = blockwise.Blocks(block, clip, first)
         values = blockwise.nce_of_groups(views, targets, places, groups, regulariser, blocks)
     else:
         # Tasks with the same consequents share one product for their scores.
         values = [
-            nce(
+            contrast(
                 draw_antecedents(views[a], scales, places[a]),
                 targets[b][m],
                 clip,

@@ -49,6 +49,27 @@ def nce(
     >>> bool(ops.max(losses) < 1e-4)  # each antecedent scores its own image highest
     True
     """
+    scores, same_image, penalties = compared(antecedents, consequents, clip, regulariser, first)
+    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+    return ops.softplus(negatives(scores, same_image) - positives), penalties
+
+
+def compared(
+    antecedents: Tensor,
+    consequents: Tensor,
+    clip: float | None,
+    regulariser: float,
+    first: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The scores (T,b,B,L), which of the B images is the antecedent's (b,B), and penalties (T,).
+
+    See `nce`.
+
+    Example:
+    >>> scores, same_image, _ = compared(ops.ones((1, 2, 8)), ops.ones((2, 5, 8)), None, 0.0, 0)
+    >>> tuple(scores.shape), same_image.numpy().astype(int).tolist()
+    ((1, 2, 2, 5), [[1, 0], [0, 1]])
+    """
     batch = consequents.shape[0]
     if batch is not None and batch < 2:
         raise InputError(f"NCE needs at least 2 images for negatives. Received: {batch}")
@@ -57,10 +78,18 @@ def nce(
     scores = clipped(scores, clip)
     images, others = ops.shape(scores)[1:3]
     same_image = ops.arange(images)[:, None] + first == ops.arange(others)  # (b, B)
-    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+    return scores, same_image, penalties
+
+
+def negatives(scores: Tensor, same_image: Tensor) -> Tensor:
+    """The log-sum-exp (T,b,1) of the negatives of each antecedent, see `compared`.
+
+    Example:
+    >>> round(float(negatives(ops.zeros((1, 2, 2, 5)), ops.eye(2) > 0)[0, 0, 0]), 3)  # log 5
+    1.609
+    """
     by_image = ops.where(same_image, -float("inf"), ops.logsumexp(scores, axis=3))  # (T, b, B)
-    negatives = ops.logsumexp(by_image, axis=2, keepdims=True)  # (T, b, 1)
-    return ops.softplus(negatives - positives), penalties
+    return ops.logsumexp(by_image, axis=2, keepdims=True)
 
 
 def score(antecedents: Tensor, consequents: Tensor) -> Tensor:

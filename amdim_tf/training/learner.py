@@ -15,6 +15,7 @@ from amdim_tf import distribution
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
+from amdim_tf.objectives.bounds import MovingMeans
 from amdim_tf.objectives.objective import Losses, Objective, find_objective
 from amdim_tf.objectives.probes import NAMES, Probes, image_losses, probe_losses
 from amdim_tf.training import health
@@ -215,11 +216,10 @@ class Learner(Trainer):
         self._project = divided  # type: ignore[method-assign]
 
     def running_averages(self) -> list[tuple[keras.Variable, Tensor]]:
-        """The averages that batch norm updates in a step, [(variable, value)]."""
-        trained = self.probes if self.frozen else self
-        norms = [layer for layer in trained._flatten_layers() if isinstance(layer, BatchNorm)]
-        averages = [average for norm in norms for average in norm.non_trainable_variables]
-        return [(average, tf.identity(average.value)) for average in averages]
+        """The averages that a step updates, of batch norm above all: [(variable, value)]."""
+        layers = (self.probes if self.frozen else self)._flatten_layers()
+        layers = [layer for layer in layers if isinstance(layer, BatchNorm | MovingMeans)]
+        return [(x, tf.identity(x.value)) for each in layers for x in each.non_trainable_variables]
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:

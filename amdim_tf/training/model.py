@@ -30,7 +30,7 @@ class AMDIM(_OfSettings):
     Args:
         encoder: an `Encoder`.
         classes: number of classes, for the probes; 0 for no probes, and labels are then ignored.
-        tasks, clip, regulariser, score_bytes, components, tau, nrkhs, small_crops: see
+        tasks, clip, regulariser, score_bytes, components, tau, nrkhs, small_crops, bound: see
             `objectives.amdim.Amdim`.
         seed: seed of all random draws, such as the antecedents' locations.
         kwargs: arguments of `keras.Model`.
@@ -59,9 +59,10 @@ class AMDIM(_OfSettings):
         tau: float = 1.0,
         nrkhs: int | None = None,
         small_crops: int = 0,
+        bound: str = "nce",
         **kwargs: Any,
     ):
-        how = clip, regulariser, score_bytes, components, tau, nrkhs, small_crops
+        how = clip, regulariser, score_bytes, components, tau, nrkhs, small_crops, bound
         objective = Amdim(tasks, *how)
         super().__init__(encoder, classes, objective, seed=seed, **kwargs)
 

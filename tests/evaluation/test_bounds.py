@@ -6,12 +6,14 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from every_objective import batch_of, config_of, learner
 from long import most_long
 from scipy.special import logsumexp
 
 from amdim_tf import InputError
 from amdim_tf.evaluation.information import estimate
-from amdim_tf.objectives.bounds import BOUNDS, mean_of_others
+from amdim_tf.objectives.bounds import BOUNDS, DonskerVaradhan, jsd_of_tasks, mean_of_others
+from amdim_tf.objectives.multiscale import multiscale_nce
 from amdim_tf.serving.feature_files import write_parquet
 
 scores = np.random.default_rng(0).normal(size=(6, 6))
@@ -47,6 +49,63 @@ def test_the_gradient_of_mine_divides_by_the_moving_average():
     np.testing.assert_allclose(gradient(mean), exact, atol=1e-12)
     # Twice the average: half of the gradient of the pairs that do not belong together.
     np.testing.assert_allclose(gradient(mean + np.log(2))[apart], exact[apart] / 2, atol=1e-12)
+
+
+def test_the_losses_of_tasks_by_hand():
+    """Of two tasks: four antecedents each, with two locations of each of four images."""
+    antecedents = np.random.default_rng(1).normal(size=(2, 4, 6))
+    consequents = np.random.default_rng(2).normal(size=(4, 2, 6))
+    raw = np.einsum("tbd,kld->tbkl", antecedents, consequents) / 6**0.5
+    pairs, same = 20 * np.tanh(raw / 20), np.eye(4, dtype=bool)
+    own = pairs[:, same]  # (2, 4, 2)
+    others = np.moveaxis(pairs, 3, 1)[:, :, ~same]  # (2, 2, 12)
+    jsd, penalties = jsd_of_tasks(tf.constant(antecedents), tf.constant(consequents))
+    expected = np.logaddexp(0, -own).mean((1, 2)) + np.logaddexp(0, others).mean((1, 2))
+    np.testing.assert_allclose(np.mean(jsd, axis=(1, 2)), expected)
+    np.testing.assert_allclose(penalties, 5e-2 * (raw**2).mean((1, 2, 3)))
+
+    mean = np.exp(others).mean((1, 2))
+    for logs in (np.log(mean), np.log(mean) + [0.5, -1]):
+        contrast = DonskerVaradhan(tf.constant(logs))
+        for _ in range(2):
+            dv, _ = contrast(tf.constant(antecedents), tf.constant(consequents))
+        expected = mean / np.exp(logs) + logs - 1 - own.mean((1, 2))
+        np.testing.assert_allclose(np.mean(dv, axis=(1, 2)), expected)
+        np.testing.assert_allclose(contrast.ratios(), mean / np.exp(logs))
+    # The bound is the largest where the average is the mean.
+    assert (expected > np.log(mean) - own.mean((1, 2))).all()
+
+
+def test_the_moving_average_of_a_skipped_step_stays():
+    model = learner(config_of("dv"), "float32", classes=0)
+    model.compile(optimizer="sgd", run_eagerly=True)
+    views, _ = batch_of(config_of("dv"))
+    model.train_on_batch(views)
+    after = model.objective.moving.logs.numpy()
+    assert after.all()
+    model.train_on_batch(tuple(view * np.float32("nan") for view in views))
+    np.testing.assert_array_equal(model.objective.moving.logs, after)
+    model.train_on_batch(views)
+    assert (model.objective.moving.logs.numpy() != after).all()
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ({"bound": "mine"}, "bound must be one of nce, jsd, dv. Received: bound='mine'"),
+        ({"bound": "dv", "mixture_components": 2}, "bound must be nce with mixture_components"),
+        ({"bound": "jsd", "views.small_crops": 1}, "views.small_crops=1"),
+    ],
+)
+def test_what_has_no_other_bound_is_refused(fields, expected):
+    with pytest.raises(InputError, match=expected):
+        config_of("amdim", **fields)
+
+
+def test_scores_in_blocks_have_no_other_bound():
+    view = {1: tf.eye(4, 8), 5: tf.ones((4, 5, 5, 8))}
+    with pytest.raises(InputError, match="bound must be nce where scores take more"):
+        multiscale_nce(view, view, {}, ((1, 5),), score_bytes=1, contrast=jsd_of_tasks)
 
 
 def gaussians(correlation, count, dimension=4):
