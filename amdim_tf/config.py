@@ -153,7 +153,11 @@ FIELDS: dict[str, Field] = {
         "be pairs of the encoder's scales, separated by commas",
     ),
     "bound": _one_of(
-        "nce", "amdim: the bound on mutual information, see docs/objectives.md", "nce", "jsd", "dv"
+        "nce",
+        "amdim and infomax_vae: the bound on mutual information, see docs/objectives.md",
+        "nce",
+        "jsd",
+        "dv",
     ),
     "clip": _at_least(0, 20.0, "range to which scores are clipped smoothly, in nats; 0: no clip"),
     "regulariser": _at_least(0, 5e-2, "weight of the squared scores in the loss"),

@@ -25,6 +25,7 @@ METHODS = {
     "patch_offset": {"objective": "patch_offset", "views.gray_probability": 0.66, **PATCHES},
     "jigsaw": {"objective": "jigsaw", "views.gray_probability": 0.66, **PATCHES},
     "cpc": {"objective": "cpc", "patch_grid": 7, **PATCHES},
+    "infomax_vae": {"objective": "infomax_vae"},
     "cmc": {
         "objective": "cmc",
         "lab": True,

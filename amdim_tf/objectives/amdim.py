@@ -12,9 +12,8 @@ from amdim_tf import distribution
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.objectives import multiscale
-from amdim_tf.objectives.bounds import DonskerVaradhan, MovingMeans, jsd_of_tasks
+from amdim_tf.objectives.bounds import MovingMeans, contrast_of
 from amdim_tf.objectives.mixture import BagOfFeatures, Mixture
-from amdim_tf.objectives.nce import nce
 from amdim_tf.objectives.objective import Losses, Objective
 from amdim_tf.objectives.phi import Phi
 from amdim_tf.typing import Config, Tensor
@@ -262,7 +261,7 @@ class Amdim(Objective):
         return [dict(zip(scales, ops.split(view, ends, axis=1), strict=True)) for view in views]
 
     def _score(self, view1, view2, locations, consequents, first, components, small, logs):
-        contrast = {"nce": nce, "jsd": jsd_of_tasks}.get(self.bound) or DonskerVaradhan(logs)
+        contrast = contrast_of(self.bound, logs)
         how = self.clip, self.regulariser, self.score_bytes, consequents, first
 
         def scored(tasks, change, *mixture):

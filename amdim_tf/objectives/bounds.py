@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from amdim_tf.objectives import nce as contrastive
 from amdim_tf.objectives.nce import compared, negatives
 from amdim_tf.typing import Tensor
 
@@ -164,6 +165,18 @@ class DonskerVaradhan:
         """(R,) mean / a, over both directions."""
         pairs = zip(self.means[::2], self.means[1::2], strict=True)
         return ops.concatenate([(one + other) / 2 for one, other in pairs])
+
+
+def contrast_of(bound: str, logs: Tensor = None) -> Callable:
+    """What takes the place of `nce.nce` for a `bound`; `logs` are `DonskerVaradhan`'s.
+
+    Example:
+    >>> contrast_of("nce").__name__, contrast_of("jsd").__name__
+    ('nce', 'jsd_of_tasks')
+    """
+    if bound == "dv":
+        return DonskerVaradhan(logs)
+    return {"nce": contrastive.nce, "jsd": jsd_of_tasks}[bound]
 
 
 class MovingMeans(keras.layers.Layer):

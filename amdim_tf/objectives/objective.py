@@ -49,6 +49,7 @@ class Objective:
         copies: number of images that the encoder gets for each view.
         least_images: the smallest valid batch.
         needs_labels: whether `losses` or the probes need labels.
+        reconstructs: whether `losses` also gets what `present` returned, as 0 of the embeddings.
         learns_from_probes: whether the classifiers' gradient reaches the encoder.
         scales: the keys that `project` returns; 1 is among them.
         metrics: names of the metrics that `losses` returns.
@@ -70,6 +71,7 @@ class Objective:
     copies: int = 1
     least_images: int = 1
     needs_labels: bool = False
+    reconstructs: bool = False
     learns_from_probes: bool = False
     scales: tuple[int, ...] = (1,)
     metrics: tuple[str, ...] = ()

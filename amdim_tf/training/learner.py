@@ -153,7 +153,8 @@ class Learner(Trainer):
             if not self.frozen:
                 projected = self._project(images)
                 embeddings = self.objective.normalise(projected, True, len(views))
-                losses = self.objective.losses(embeddings, labels, draws)
+                shown = {0: images} if self.objective.reconstructs else {}
+                losses = self.objective.losses(embeddings | shown, labels, draws)
                 f1 = self.objective.of_views(embeddings[1])
                 if not self.objective.learns_from_probes:
                     f1 = ops.stop_gradient(f1)
@@ -266,9 +267,8 @@ class Learner(Trainer):
         good = ops.all(finite)
         if self.clip_norm:
             gradients = clipped(gradients, self.optimizer.scale_loss(self.clip_norm))
-        first, *others = gradients
-        first = ops.where(good, first, float("nan"))
-        self.optimizer.apply([first, *others], self.trainable_variables)
+        gradients = [ops.where(good, gradients[0], float("nan")), *gradients[1:]]
+        self.optimizer.apply(gradients, self.trainable_variables)
         for average, value in before:
             average.assign(ops.where(good, average, value))
         self.step.assign_add(1)

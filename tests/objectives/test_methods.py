@@ -14,6 +14,7 @@ from amdim_tf.objectives import jigsaw
 from amdim_tf.objectives.cmc import Cmc
 from amdim_tf.objectives.cpc import Context, Cpc
 from amdim_tf.objectives.exemplar import Exemplar
+from amdim_tf.objectives.infomax_vae import InfomaxVae, decoder
 from amdim_tf.objectives.jigsaw import Jigsaw
 from amdim_tf.objectives.patch_offset import NEIGHBOURS, PatchOffset
 from amdim_tf.objectives.patches import jittered
@@ -246,6 +247,36 @@ def test_the_loss_of_cmc_by_hand():
     losses = [np.mean(np.log(np.exp(each).sum(1)) - np.diag(each)) for each in (scores, scores.T)]
     found = objective.losses({1: ops.array(f1)}, None, ())
     assert float(found.total) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_the_loss_of_infomax_vae_by_hand():
+    objective = InfomaxVae(width=2, alpha=3.0, beta=0.5)
+    objective.build(small_encoder())
+    mean, logs, noise = generator.normal(size=(3, 4, 2)).astype("float32")
+    view = generator.normal(size=(4, 32, 32, 3)).astype("float32")
+    objective.code = lambda f1: ops.concatenate([mean, logs], axis=1)
+    codes = []
+    objective.decoder = lambda z, training: codes.append(z) or 0 * view
+    objective.of_view, objective.of_code = (lambda f1: ops.array(mean)), lambda z: z
+    found = objective.losses({0: ops.array(view), 1: ops.ones((4, 16))}, None, ops.array(noise))
+    z = mean + np.exp(logs / 2) * noise
+    np.testing.assert_allclose(codes[0], z, rtol=1e-5)
+    reconstruction = (view**2).sum((1, 2, 3)).mean() / 2
+    divergence = (np.exp(logs) + mean**2 - 1 - logs).sum(1).mean() / 2
+    scores = 20 * np.tanh(mean @ z.T / 2**0.5 / 20)
+    losses = [np.mean(np.log(np.exp(x).sum(1)) - np.diag(x)) for x in (scores, scores.T)]
+    total = reconstruction + 0.5 * divergence + 3 * np.mean(losses)
+    assert float(found.total) == pytest.approx(total, rel=1e-5)
+    assert float(found.metrics["information"]) == pytest.approx(
+        np.log(4) - np.mean(losses), abs=1e-4
+    )
+    draws = objective.draw(0, ops.array(1), 4000).numpy()
+    assert draws.mean() == pytest.approx(0, abs=0.05) and draws.std() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("side", [32, 64, 224])
+def test_decoders_of_all_sizes(side):
+    assert decoder(4, side, 2, "float32").output_shape == (None, side, side, 2)
 
 
 @pytest.mark.parametrize(
