@@ -55,7 +55,7 @@ def after_training(strategy, name):
     with strategy.scope():
         model = learner(config, "float64", classes=0)
         # Adam would blow up the rounding of gradients that are zero by symmetry.
-        model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+        model.compile(optimizer=keras.optimizers.SGD(0.01), jit_compile=False)
     views = tuple(view.astype("float64") for view in batch_of(config, 12)[0])
     logs = model.fit(views, batch_size=4, shuffle=False, verbose=0).history
     return [np.array(logs["loss"]), *model.get_weights()]

@@ -22,6 +22,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.evaluation import features
 from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.evaluation.results import results_table
+from amdim_tf.evaluation.rows import COLUMNS
 from amdim_tf.runs.sweep import sweep, sweep_table
 from amdim_tf.runs.training import train
 from amdim_tf.training.run_files import evaluation_config
@@ -236,6 +237,38 @@ def test_the_sweep_compares_each_variant_with_the_baseline(tmp_path):
     ]
 
 
+def test_methods_are_compared_at_equal_images_seen(monkeypatch, tmp_path):
+    steps = {}
+
+    def train(config, workdir, *_, **__):
+        steps[config.variant] = config.steps
+        return {"accuracy": {"frozen": dict.fromkeys(COLUMNS, 0.5)}}
+
+    monkeypatch.setattr("amdim_tf.runs.sweep.train", train)
+    names = ["rotation", "exemplar", "jigsaw", "cpc", "cmc", "supervised"]
+    found = sweep(small(steps=40), names, [0], tmp_path, equal_images=True)
+    # AMDIM sees two views of an image, rotation four copies of one, exemplar eight views.
+    assert steps == {
+        "": 40,
+        "rotation": 20,
+        "exemplar": 10,
+        "jigsaw": 80,
+        "cpc": 80,
+        "cmc": 80,
+        "supervised": 40,
+    }
+    table = sweep_table(found, table_1=True).splitlines()
+    assert [row.split("|")[-2].strip() for row in table[2:]] == [
+        "63.5, 68.1",
+        "55.4",
+        "46.0",
+        "44.6",
+        "48.7, 61.0",
+        "60.1",
+        "71.3",
+    ]
+
+
 def test_the_sweeps_table_by_hand():
     values = np.array([[0.60, 0.7, 0.5], [0.62, 0.7, 0.5], [0.61, 0.7, 0.5]])
     worse = values - [[0.1, 0.01, 0], [0.1, 0.02, 0.01], [0.1, -0.03, -0.01]]
@@ -303,6 +336,7 @@ REFUSALS = {
     "no checkpoint": ("evaluate", ["--workdir=empty"], "must hold a checkpoint.*workdir=empty"),
     "protocol": ("evaluate", ["--workdir=empty", "--protocol=svm"], "protocol.*knn"),
     "seeds": ("sweep", ["--seeds=one"], "seeds must be whole numbers.*one"),
+    "method": ("sweep", ["--objectives=amdim,simclr"], "objectives must be some of.*amdim,simclr"),
 }
 
 
