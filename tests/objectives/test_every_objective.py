@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from every_objective import NAMES, batch_of, config_of, learner
+from long import most_long
 
 from amdim_tf import load_encoder, load_preprocess
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build, build_model
 from amdim_tf.training.run_directory import RunDirectory
+from amdim_tf.variants import METHODS
 
 every = pytest.mark.parametrize("name", NAMES)
 # The loss of answers that are guessed.
@@ -35,7 +37,7 @@ def step(name, permuted=False):
     return model.train_on_batch(views, labels, return_dict=True), model
 
 
-@every
+@pytest.mark.parametrize("name", most_long(NAMES, 3))
 def test_labels_do_not_reach_the_encoder_and_the_loss_starts_at_chance(name):
     (logs, model), (_, other) = step(name), step(name, permuted=True)
     apart = {id(variable) for variable in other.probes.variables}
@@ -83,6 +85,32 @@ def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
 
 @pytest.mark.long
 @every
+def test_by_xla_and_in_mixed_precision(name):
+    """The losses are those of float32 without XLA."""
+    found = {}
+    for precision in ("float32", "mixed_bfloat16"):
+        config = config_of(name, precision=precision)
+        model = learner(config, precision, classes=0)
+        views, _ = batch_of(config)
+        draws = model.objective.draw(0, model.step, len(views[0]))
+
+        def losses(views, draws, model=model):
+            images = model.objective.present(views, draws)
+            embeddings = model.embed(images, training=True, views=model.objective.views)
+            shown = {0: images} if model.objective.reconstructs else {}
+            return model.objective.losses(embeddings | shown, None, draws).total
+
+        views = [tf.constant(view) for view in views]
+        found[precision] = float(losses(views, draws))
+        if precision == "float32":
+            compiled = float(tf.function(losses, jit_compile=True)(views, draws))
+            assert compiled == pytest.approx(found[precision], rel=1e-4, abs=1e-4)
+    # cmc divides by a temperature of 0.07, and the rounding with it.
+    assert found["mixed_bfloat16"] == pytest.approx(found["float32"], rel=0.1, abs=0.1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", METHODS)
 def test_export_and_what_loads_it(name, tmp_path):
     config = config_of(name)
     model = build_model(config, classes=3)
