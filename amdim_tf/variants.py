@@ -34,10 +34,11 @@ METHODS = {
     },
 }
 # Beyond the paper, found on CIFAR-10: docs/training.md has what each of them is worth.
-RECIPE = {"learning_rate": 2e-3, "schedule": "cosine"}
+RECIPE = {"learning_rate": 2e-3, "schedule": "cosine", "regulariser": 0.01}
 # The recipe without one of them, after +recipe.
 WITHOUT = {
     "-learning_rate": {"learning_rate": 2e-4},
     "-schedule": {"schedule": "steps"},
+    "-regulariser": {"regulariser": 5e-2},
 }
 VARIANTS = PAPER | METHODS | {"+recipe": RECIPE} | WITHOUT

@@ -21,6 +21,7 @@ ELSEWHERE = {
     "pip install": "the continuous integration installs and tests",
     "-m pytest": "the continuous integration installs and tests",
     "benchmarks/": "benchmarks take minutes to hours",
+    "docs/curves.py": "needs trainings of hours",
     "amdim_tf.benchmark": "benchmarks take minutes to hours",
     "weights=imagenet": "needs a network",
     "--epochs=20": "a measurement of hours; test_docs knows its flags",
