@@ -288,7 +288,7 @@ SMALL |= {"probe_images": 20, "probe_epochs": 1, "bad_images": 0.5}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("good", [0, 1])
+@pytest.mark.parametrize("good", [0, pytest.param(1, marks=pytest.mark.release)])
 def test_runs_whose_test_images_are_bad(good, tmp_path, capfd):
     """Without one to measure by, nothing is measured and the reason is said; one is enough."""
     for name in "ab":

@@ -200,7 +200,7 @@ def config_of(channels, **fields):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.release), 5])
 def test_a_run(channels, tmp_path, capsys):
     """Trained, measured, exported, loaded and embedded, the images in their own channels."""
     data = folder_of(tmp_path / "data", channels)
