@@ -1,7 +1,6 @@
 """AMDIM: each antecedent of one view picks its own consequents in the other (3.3, Equation 5)."""
 
 import itertools
-import math
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ from amdim_tf import distribution
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.objectives import multiscale
-from amdim_tf.objectives.bounds import MovingMeans, contrast_of
+from amdim_tf.objectives.bounds import MOST, MovingMeans, contrast_of
 from amdim_tf.objectives.mixture import BagOfFeatures, Mixture
 from amdim_tf.objectives.objective import Losses, Objective
 from amdim_tf.objectives.phi import Phi
@@ -70,6 +69,7 @@ class Amdim(Objective):
         self.clip, self.regulariser, self.score_bytes = clip, regulariser, score_bytes
         self.components, self.tau, self.nrkhs = components, tau, nrkhs or 0
         self.bound = bound
+        self.moving: MovingMeans | None = None
         self.mixture: Mixture | None = None
         self.phi1: Phi | None = None  # the identity
         self.phis: dict[int, Phi] = {}
@@ -212,9 +212,11 @@ class Amdim(Objective):
         images = ops.shape(embeddings[1])[0] // self.views * distribution.replicas()
         for n, m in self.tasks:
             loss = losses[f"{n}-{m}"]
-            found = {"jsd": 2 * math.log(2) - loss, "dv": -loss}
-            found["nce"] = multiscale.information_bound(loss, images, m)
-            metrics[f"bound_{n}-{m}"] = found[self.bound]
+            if self.bound == "nce":
+                bound = multiscale.information_bound(loss, images, m)
+            else:
+                bound = MOST[self.bound] - loss
+            metrics[f"bound_{n}-{m}"] = bound
         metrics |= {f"entropy_{name}": entropy for name, entropy in entropies.items()}
         return Losses(total, terms, metrics)
 
@@ -236,11 +238,11 @@ class Amdim(Objective):
         consequents = self._gathered(embeddings) if distribution.replicas() > 1 else None
         components = self.mixture and ops.split(self.mixture(embeddings[1]), 2)
         first = distribution.first_image(ops.shape(r1)[0] // 2)
-        logs = self.moving.logs.value if self.bound == "dv" else None
+        logs = self.moving and self.moving.logs.value
         *found, ratios = self._score(
             view1, view2, locations, consequents, first, components, small, logs
         )
-        if self.bound == "dv":
+        if self.moving:
             self.moving.update(distribution.all_mean(ratios))
         return tuple(found)
 
@@ -275,7 +277,7 @@ class Amdim(Objective):
         for r1 in small:
             own, own_penalty, _ = scored(from_f1, {1: r1})
             of_small += (sum(own.values()) + own_penalty) / len(small)
-        ratios = contrast.ratios() if self.bound == "dv" else ()
+        ratios = contrast.ratios() if self.moving else ()
         return losses, penalty, entropies, of_small, ratios
 
     def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

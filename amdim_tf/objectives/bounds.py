@@ -16,6 +16,8 @@ from amdim_tf.objectives.nce import compared, negatives
 from amdim_tf.typing import Tensor
 
 RATE = 0.01  # of MINE's moving average
+# What a bound is more than minus its loss; for NCE it depends on the batch.
+MOST = {"jsd": 2 * math.log(2), "dv": 0.0}
 
 
 def nce(scores: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,8 +110,8 @@ def jsd_of_tasks(
     >>> tuple(losses.shape), round(float(losses[0, 0, 0]), 3)  # 2 log 2
     ((1, 4, 2), 1.386)
     """
-    scores, same_image, penalties = compared(antecedents, consequents, clip, regulariser, first)
-    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+    pairs = compared(antecedents, consequents, clip, regulariser, first)
+    scores, positives, same_image, penalties = pairs
     by_image = ops.where(same_image, 0, ops.mean(ops.softplus(scores), axis=3))  # (T, b, B)
     count = ops.cast(ops.shape(scores)[2] - 1, scores.dtype)
     others = ops.sum(by_image, axis=2, keepdims=True) / count
@@ -150,8 +152,8 @@ class DonskerVaradhan:
         first: Tensor = 0,
     ) -> tuple[Tensor, Tensor]:
         """See `nce.nce`."""
-        scores, same_image, penalties = compared(antecedents, consequents, clip, regulariser, first)
-        positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+        pairs = compared(antecedents, consequents, clip, regulariser, first)
+        scores, positives, same_image, penalties = pairs
         tasks, _, others, locations = ops.shape(scores)
         before = len(self.means) // 2 * 2
         start = sum(each.shape[0] for each in self.means[:before:2])

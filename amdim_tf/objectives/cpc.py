@@ -45,9 +45,9 @@ class Context(keras.layers.Layer):
     def call(self, f1: Tensor) -> Tensor:
         context = f1
         for block in range(self.blocks):
-            narrow, beside, above, wide = self.convolutions[4 * block : 4 * block + 4]
+            narrow, across, above, wide = self.convolutions[4 * block : 4 * block + 4]
             x = ops.relu(narrow(context))
-            x = beside(ops.pad(x, [[0, 0], [0, 0], [1, 1], [0, 0]]))
+            x = across(ops.pad(x, [[0, 0], [0, 0], [1, 1], [0, 0]]))
             x = ops.relu(above(ops.pad(x, [[0, 0], [1, 0], [0, 0], [0, 0]])))
             context = ops.relu(context + wide(x))
         return context

@@ -41,7 +41,7 @@ class Exemplar(Objective):
 
     least_images = 2  # a single image has no negatives
     metrics = ("loss",)
-    role_of_f1 = "of which distances are compared"
+    role_of_f1 = "whose distances are compared"
 
     def __init__(self, views: int = 8, margin: float = 0.5, width: int = 1000):
         if views < 2:

@@ -10,6 +10,7 @@ from keras import ops
 
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.objectives import choice, patches
+from amdim_tf.objectives.draws import draw
 from amdim_tf.objectives.objective import Losses
 from amdim_tf.typing import Tensor
 
@@ -60,7 +61,7 @@ class Jigsaw(patches.JitteredObjective):
         return {"jigsaw_hidden": self.hidden, "jigsaw_head": self.head}
 
     def draw(self, seed: int, step: Tensor, batch: int) -> dict[str, Tensor]:
-        drawn = patches.draw(seed, step, batch, (2 * patches.CELLS + self.orders,))
+        drawn = draw(seed, step, batch, (2 * patches.CELLS + self.orders,))
         jitter = ops.reshape(drawn[:, : 2 * patches.CELLS], (-1, patches.CELLS, 2))
         orders = ops.cast(drawn[:, 2 * patches.CELLS :] * len(PERMUTATIONS), "int32")
         return {"jitter": jitter, "orders": orders}

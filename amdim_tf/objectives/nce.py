@@ -49,8 +49,8 @@ def nce(
     >>> bool(ops.max(losses) < 1e-4)  # each antecedent scores its own image highest
     True
     """
-    scores, same_image, penalties = compared(antecedents, consequents, clip, regulariser, first)
-    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+    pairs = compared(antecedents, consequents, clip, regulariser, first)
+    scores, positives, same_image, penalties = pairs
     return ops.softplus(negatives(scores, same_image) - positives), penalties
 
 
@@ -60,15 +60,17 @@ def compared(
     clip: float | None,
     regulariser: float,
     first: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The scores (T,b,B,L), which of the B images is the antecedent's (b,B), and penalties (T,).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What every bound needs of antecedents and consequents; the arguments are those of `nce`.
 
-    See `nce`.
+    Returns:
+        (scores, positives, same_image, penalties): (T,b,B,L); those of each image with itself
+        (T,b,L); which of the B images is the antecedent's (b,B); and (T,).
 
     Example:
-    >>> scores, same_image, _ = compared(ops.ones((1, 2, 8)), ops.ones((2, 5, 8)), None, 0.0, 0)
-    >>> tuple(scores.shape), same_image.numpy().astype(int).tolist()
-    ((1, 2, 2, 5), [[1, 0], [0, 1]])
+    >>> found = compared(ops.ones((1, 2, 8)), ops.ones((2, 5, 8)), None, 0.0, 0)
+    >>> [tuple(each.shape) for each in found]
+    [(1, 2, 2, 5), (1, 2, 5), (2, 2), (1,)]
     """
     batch = consequents.shape[0]
     if batch is not None and batch < 2:
@@ -78,7 +80,8 @@ def compared(
     scores = clipped(scores, clip)
     images, others = ops.shape(scores)[1:3]
     same_image = ops.arange(images)[:, None] + first == ops.arange(others)  # (b, B)
-    return scores, same_image, penalties
+    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
+    return scores, positives, same_image, penalties
 
 
 def negatives(scores: Tensor, same_image: Tensor) -> Tensor:

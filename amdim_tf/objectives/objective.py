@@ -139,8 +139,8 @@ class Objective:
         return Losses()
 
     def of_views(self, f1: Tensor) -> Tensor:
-        """f1 (V*B,nrkhs) of the views themselves, by which the probes learn."""
-        return f1
+        """f1 (V*B,nrkhs) of the views themselves, by which the probes learn: the first rows."""
+        return f1 if self.copies == 1 else f1[: ops.shape(f1)[0] // self.copies]
 
     def features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """{name: tensor} that an export offers in addition to the encoder's `features`."""

@@ -8,6 +8,7 @@ from keras import ops
 
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.objectives import choice, patches
+from amdim_tf.objectives.draws import draw
 from amdim_tf.objectives.objective import Losses
 from amdim_tf.typing import Tensor
 
@@ -52,7 +53,7 @@ class PatchOffset(patches.JitteredObjective):
         return {"offset_hidden": self.hidden, "offset_head": self.head}
 
     def draw(self, seed: int, step: Tensor, batch: int) -> dict[str, Tensor]:
-        return {"jitter": patches.draw(seed, step, batch, (patches.CELLS, 2))}
+        return {"jitter": draw(seed, step, batch, (patches.CELLS, 2))}
 
     def losses(self, embeddings: dict[int, Tensor], labels: Tensor, draws: Any) -> Losses:
         maps = embeddings[patches.GRID]

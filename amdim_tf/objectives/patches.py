@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from amdim_tf import distribution
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.encoders.patches import PatchEncoder
 from amdim_tf.errors import InputError
@@ -57,7 +56,7 @@ class JitteredObjective(PatchObjective):
     >>> objective = JitteredObjective()
     >>> inner = Encoder(32, ndf=4, nrkhs=16, ndepth=1)
     >>> layers = objective.build(PatchEncoder(inner, image_size=128, grid=3))
-    >>> draws = {"jitter": draw(0, 0, 2, (CELLS, 2))}
+    >>> draws = {"jitter": ops.zeros((2, CELLS, 2))}
     >>> tuple(objective.present([ops.ones((2, 128, 128, 3))], draws).shape)
     (2, 9, 32, 32, 3)
     """
@@ -75,19 +74,6 @@ class JitteredObjective(PatchObjective):
     def present(self, views: Sequence[Tensor], draws: Tensor) -> Tensor:
         (images,) = views
         return jittered(images, self.encoder.patch_size, draws["jitter"])
-
-
-def draw(seed: int, step: Tensor, batch: int, shape: tuple[int, ...]) -> Tensor:
-    """(batch,*shape) in [0, 1) for the images of this replica, for any number of replicas.
-
-    Example:
-    >>> tuple(draw(seed=0, step=7, batch=4, shape=(9, 2)).shape)
-    (4, 9, 2)
-    """
-    own = tf.random.experimental.stateless_fold_in((seed, ops.cast(step, "int32")), 100)
-    first, images = distribution.first_image(batch), batch * distribution.replicas()
-    drawn = tf.random.stateless_uniform((images, *shape), own, alg="philox")
-    return drawn[first : first + batch]
 
 
 def jittered(images: Tensor, size: int, draws: Tensor) -> Tensor:

@@ -41,9 +41,6 @@ class Rotation(Objective):
         (view,) = views
         return ops.concatenate([ops.rot90(view, k, axes=(1, 2)) for k in range(ANGLES)])
 
-    def of_views(self, f1: Tensor) -> Tensor:
-        return f1[: ops.shape(f1)[0] // ANGLES]
-
     def losses(self, embeddings: dict[int, Tensor], labels: Tensor, draws: Tensor) -> Losses:
         f1 = embeddings[1]
         angles = ops.repeat(ops.arange(ANGLES), ops.shape(f1)[0] // ANGLES)

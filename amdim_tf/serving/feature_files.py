@@ -1,4 +1,4 @@
-"""Files of features: Parquet and TFRecord, by name of the image, and text beside them.
+"""Files of features: Parquet and TFRecord, by name of the image; and files of text.
 
 Rows come in batches (names (N,) bytes, f1 (N,D) float32), and go to any file system that TensorFlow
 knows.
