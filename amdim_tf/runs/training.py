@@ -22,6 +22,7 @@ from amdim_tf.evaluation.tensorboard import Pictures
 from amdim_tf.files import local
 from amdim_tf.lock import locked
 from amdim_tf.objectives.objective import find_objective
+from amdim_tf.processor import emulates
 from amdim_tf.runs.finish import finish, missing, wanted
 from amdim_tf.runs.starting import first_weights
 from amdim_tf.training.building import build, check_config
@@ -157,6 +158,9 @@ def plan(
     mean, std = (", ".join(f"{x:.3g}" for x in each) for each in (config.mean, config.std))
     colour = "; no hue, saturation or grey, which need 3 channels" * (config.channels != 3)
     seconds, stored = run.stop_seconds(model)
+    slow = ""
+    if "GPU" not in devices and emulates(config.precision):
+        slow = f"; {config.precision} is slower than float32 here, without instructions for it"
     return "\n".join(
         [
             f"data      {config.dataset}: {data.train.size} training and "
@@ -168,7 +172,9 @@ def plan(
             f"training  {last_step} steps of {config.batch_size} images{start}, "
             f"{model.objective}, seed {config.seed}",
             f"optimiser {description(config, last_step)}",
-            f"devices   {devices} ({hardware()})",
+            f"devices   {devices} ({hardware()})"
+            + f"; {config.precision} is slower here than float32, without instructions for it"
+            * slow,
             f"writes    {run.path}",
             f"stops     on SIGTERM or SIGINT, after its step and a checkpoint: "
             f"{stored / 1e6:,.0f} MB, about {seconds:.1f} s",

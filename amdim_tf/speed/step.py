@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from amdim_tf.data import photographs, pipeline
+from amdim_tf.speed.operations import outside_of_products
 from amdim_tf.speed.timing import Table, quartiles
 from amdim_tf.training.building import build
 from amdim_tf.training.learner import Learner
@@ -119,3 +120,5 @@ def step_speed(
             for layer, shape in convolutions(model)
         )
         table.add(f"{name}, its convolutions one by one", one_by_one, "s")
+        if strategy.num_replicas_in_sync == 1 and not tf.config.list_physical_devices("GPU"):
+            outside_of_products(table, name, model, config.batch_size, alone, runs)

@@ -14,7 +14,6 @@ result.json     accuracies and how they were obtained; written last
 """
 
 import json
-import os
 import pathlib
 import platform
 import shutil
@@ -29,6 +28,7 @@ from amdim_tf.distribution import worker
 from amdim_tf.errors import InputError
 from amdim_tf.files import UNFINISHED, local, read_json, write_json, write_text
 from amdim_tf.lock import LOCK
+from amdim_tf.processor import processor
 from amdim_tf.training.averaging import values
 from amdim_tf.training.building import build_model
 from amdim_tf.training.checkpoints import Checkpoints, byte_size
@@ -262,17 +262,12 @@ def environment() -> dict:
 
 
 def hardware() -> str:
-    """The processor's name, number of cores and accelerators."""
-    try:
-        names = pathlib.Path("/proc/cpuinfo").read_text().split("model name\t: ")
-        processor = names[1].splitlines()[0]
-    except (OSError, IndexError):
-        processor = platform.processor() or platform.machine()
+    """The processor, see `processor.processor`, and the accelerators."""
     accelerators = [
         tf.config.experimental.get_device_details(device).get("device_name", device.name)
         for device in tf.config.list_physical_devices("GPU")
     ]
-    return ", ".join([f"{os.cpu_count()} cores of {processor}", *accelerators])
+    return ", ".join([processor(), *accelerators])
 
 
 def is_complete(line: str) -> bool:

@@ -39,6 +39,8 @@ def test_every_part_is_measured_and_compared(tmp_path):
         "step, float32, XLA off",
         "step, float32, XLA off, of the product's rate",
         "step, float32, XLA off, views included, speed",
+        "step, float32, XLA off, outside of products, part",
+        "step, float32, XLA off, outside of products, memory's rate at most",
         "step, float32, XLA off, peak memory",
         "NCE of batch 16, scores in blocks",
         "NCE of batch 16, scores in blocks, peak memory",
@@ -48,6 +50,7 @@ def test_every_part_is_measured_and_compared(tmp_path):
         "the same in Keras, batch of 1, speed",
     ):
         assert rows[part]["value"] > 0, part
+    assert rows["step, float32, XLA off, outside of products, part"]["value"] < 1
     assert rows["step, float32, XLA off"]["low"] <= rows["step, float32, XLA off"]["value"]
     ratio = re.search(rf"\| {product} \| .* \| x (\S+) \|", done.stdout)[1]
     assert float(ratio) == pytest.approx(rows[product]["value"], abs=0.01)

@@ -1,0 +1,50 @@
+"""The processor: its name, and what it has instructions for."""
+
+import os
+import pathlib
+import platform
+
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+# As Linux names them. The widest of a processor are part of its name.
+WIDEST = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
+# Those for products in half precision, on x86 and on ARM.
+PRODUCTS = {
+    "mixed_bfloat16": {"amx_bf16", "avx512_bf16", "bf16"},
+    "mixed_float16": {"amx_fp16", "avx512_fp16", "asimdhp"},
+}
+
+
+def processor() -> str:
+    """The number of cores, the name and the widest instructions, such as 8 cores of X (AVX2)."""
+    fields, flags = _fields(), _flags()
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    widest = next((f" ({WIDEST[flag]})" for flag in WIDEST if flag in flags), "")
+    return f"{os.cpu_count()} cores of {name}{widest}"
+
+
+def emulates(precision: str) -> bool:
+    """Whether the processor has no instructions for products in `precision`, if it says so.
+
+    Such products take several times as long as in float32.
+
+    Example:
+    >>> emulates("float32")
+    False
+    """
+    flags = _flags()
+    return bool(flags) and precision in PRODUCTS and not flags & PRODUCTS[precision]
+
+
+def _flags():
+    fields = _fields()
+    return set((fields.get("flags") or fields.get("Features") or "").split())
+
+
+def _fields():
+    """What Linux says of the first core: {name: value}."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in reversed(lines))  # the first one counts
+    return {name.strip(): value.strip() for name, _, value in pairs}
