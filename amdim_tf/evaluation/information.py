@@ -14,6 +14,8 @@ from amdim_tf.typing import Tensor
 
 # Pairs that share a batch; NCE cannot say more than its log.
 BATCH = 512
+# Rows that are read at a time, of files that may not fit in memory.
+BLOCK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,17 +103,21 @@ def estimate(
             "There must be at least 20 pairs, and as many rows in both. "
             f"Received: {len(first)} and {len(second)} rows"
         )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise InputError("Features must be finite numbers. Received: NaN or infinity")
     order = np.random.default_rng(seed).permutation(len(first))
     known, test = np.split(order, [len(order) * 4 // 5])
     batch = min(BATCH, len(test))
-    pairs = [_standardised(np.asarray(each, "float32"), known) for each in (first, second)]
+    sides = [(each, *_moments(each, known)) for each in (first, second)]
+
+    def pairs(rows):
+        """Standardised only here: in memory, a copy of both sets may take more than there is."""
+        return tuple(
+            tf.constant((x[rows] - mean) / deviation, "float32") for x, mean, deviation in sides
+        )
+
     critic = _trained(pairs, known, bound, updates, seed, batch)
     values = []
     for start in range(0, len(test) - batch + 1, batch):
-        rows = test[start : start + batch]
-        scores = critic(tuple(tf.constant(each[rows]) for each in pairs))
+        scores = critic(pairs(test[start : start + batch]))
         values.append(float(BOUNDS[bound](scores, mean_of_others(scores))[1]))
     interval = None
     if len(values) > 1:
@@ -120,14 +126,22 @@ def estimate(
     return Estimate(bound, float(np.mean(values)), interval, batch)
 
 
-def _standardised(values, known):
-    """`values` (M,D), with the mean and deviation of the `known` rows taken out."""
-    mean, deviation = values[known].mean(0), values[known].std(0)
-    return (values - mean) / np.where(deviation > 0, deviation, 1)
+def _moments(values, known):
+    """Mean and deviation (D,) of the `known` rows of `values` (M,D), which have to be finite."""
+    for start in range(0, len(values), BLOCK):
+        if not np.isfinite(values[start : start + BLOCK]).all():
+            raise InputError("Features must be finite numbers. Received: NaN or infinity")
+    sums = np.zeros((2, values.shape[1]))
+    for start in range(0, len(known), BLOCK):
+        block = np.float64(values[np.sort(known[start : start + BLOCK])])
+        sums += block.sum(0), np.square(block).sum(0)
+    mean, square = sums / len(known)
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    return mean, np.where(deviation > 0, deviation, 1)
 
 
 def _trained(pairs, known, bound, updates, seed, batch):
-    """A `Critic` after so many `updates` on batches of the `known` rows of `pairs`."""
+    """A `Critic` after so many `updates` on `pairs` of batches of the `known` rows."""
     keras.utils.set_random_seed(seed)
     schedule = keras.optimizers.schedules.CosineDecay(1e-3, updates)
     critic, optimizer, moving = Critic(), keras.optimizers.Adam(schedule), tf.Variable(np.nan)
@@ -146,11 +160,11 @@ def _trained(pairs, known, bound, updates, seed, batch):
         optimizer.apply(gradients, critic.trainable_variables)
 
     generator, order = np.random.default_rng([seed, 1]), np.array([], int)
-    critic(tuple(tf.constant(each[known[:2]]) for each in pairs))
+    critic(pairs(known[:2]))
     optimizer.build(critic.trainable_variables)
     for _ in range(updates):
         if len(order) < batch:
             order = generator.permutation(known)
         rows, order = order[:batch], order[batch:]
-        update(*(tf.constant(each[rows]) for each in pairs))
+        update(*pairs(rows))
     return critic

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import os
 import pathlib
 import time
@@ -60,9 +61,11 @@ def quartiles(functions: Collection[Callable], runs: int) -> list[list[float]]:
 def peak_bytes(function: Callable) -> int:
     """Peak memory of `function()` above what is in use, on the accelerator if there is one.
 
-    Otherwise it is the memory of the process. A first call, not measured, traces and compiles it.
+    Otherwise it is the memory of the process. Calls before, not measured, trace and compile it.
     """
-    function()
+    for _ in range(2):
+        function()
+    gc.collect()  # what tracing left
     if tf.config.list_physical_devices("GPU"):
         tf.config.experimental.reset_memory_stats("GPU:0")
         before = tf.config.experimental.get_memory_info("GPU:0")["current"]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -124,6 +125,19 @@ def test_gaussians_of_known_information(bound):
     assert low < found.nats < high and found.batch == 512
     assert known - 0.3 < found.nats < known + 0.1
     assert abs(estimate(x, y[::-1], bound, updates=100).nats) < 0.1
+
+
+def test_files_that_do_not_fit_in_memory(tmp_path):
+    """164 MB, of which a block of rows is in memory at a time."""
+    path = tmp_path / "features.npy"
+    features = np.lib.format.open_memmap(path, "w+", "float32", (20000, 2048))
+    features[::3] = 1
+    features = np.load(path, mmap_mode="r")
+    tracemalloc.start()
+    estimate(features, features[:, :4], "nce", updates=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < features.nbytes
 
 
 def test_what_is_no_pair_of_features_is_refused():

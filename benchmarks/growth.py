@@ -1,0 +1,91 @@
+"""Draws how time and memory of a training step grow: with batch, widths, depth, size, replicas.
+
+    python benchmarks/growth.py FILE.png
+
+One value at a time is varied from those of `tiny`: ndf 32, nrkhs 256, ndepth 2, 64 pairs of views
+of 32 pixels. Each point is a process of its own. The exponents are slopes between the last two.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+RUNS = 7
+KNOBS = {
+    "batch_size": (16, 32, 64, 128, 256),
+    "ndf": (16, 32, 64, 128),
+    "ndepth": (1, 2, 4, 8),
+    "image_size": (32, 64, 128),
+    "mixture_components": (1, 4, 16, 64),
+    "replicas": (1, 2, 4),
+}
+
+
+def point(knob, value):
+    """Prints seconds, bytes and floating-point operations of a step, as JSON."""
+    from amdim_tf.config import load_config
+    from amdim_tf.distribution import choose_strategy
+    from amdim_tf.speed.step import step_flops, steps
+    from amdim_tf.speed.timing import WARM_UP, peak_bytes
+    from amdim_tf.training.building import check_config
+
+    strategy = choose_strategy(f"cpu:{value}" if knob == "replicas" and value > 1 else "none")
+    config = load_config("photo_patches")
+    if knob != "replicas":
+        config[knob] = value
+    config.nrkhs = max(8 * config.ndf, config.nrkhs)
+    check_config(config)
+    model, step, _ = steps(config, False, strategy)
+    peak = peak_bytes(step)
+    seconds = []
+    for _ in range(WARM_UP + RUNS):
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    found = statistics.median(seconds[WARM_UP:]), peak, step_flops(model, config.batch_size)
+    print(json.dumps(found))
+
+
+def main(path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, axes = plt.subplots(2, 3, figsize=(10, 5.4), layout="constrained")
+    print("| | exponent of time | of memory | of arithmetic |\n|---|---|---|---|")
+    for ax, (knob, values) in zip(axes.flat, KNOBS.items(), strict=True):
+        found = []
+        for value in values:
+            done = subprocess.run(
+                [sys.executable, __file__, knob, str(value)],
+                env=os.environ | {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                check=True,
+                text=True,
+            )
+            found.append(json.loads(done.stdout))
+        points = np.array(found)
+        for row, name in zip((points / points[0]).T, ("time", "memory", "arithmetic"), strict=True):
+            ax.plot(values, row, "--" if name == "arithmetic" else ".-", label=name)
+        slopes = np.diff(np.log(points[-2:]), axis=0)[0] / np.log(values[-1] / values[-2])
+        print(f"| `{knob}` to {values[-1]} | " + " | ".join(f"{x:.2f}" for x in slopes) + " |")
+        print(f"<!-- {values}: {points.tolist()} -->", flush=True)
+        ax.set(xscale="log", yscale="log", title=knob.replace("_", " "), xticks=values)
+        ax.set_xticks(values, map(str, values))
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=9)
+    axes.flat[0].set_ylabel("times the first")
+    figure.savefig(path, dpi=90)
+
+
+if len(sys.argv) == 3:
+    point(sys.argv[1], int(sys.argv[2]))
+else:
+    main(sys.argv[1])
