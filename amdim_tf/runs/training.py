@@ -172,9 +172,7 @@ def plan(
             f"training  {last_step} steps of {config.batch_size} images{start}, "
             f"{model.objective}, seed {config.seed}",
             f"optimiser {description(config, last_step)}",
-            f"devices   {devices} ({hardware()})"
-            + f"; {config.precision} is slower here than float32, without instructions for it"
-            * slow,
+            f"devices   {devices} ({hardware()}){slow}",
             f"writes    {run.path}",
             f"stops     on SIGTERM or SIGINT, after its step and a checkpoint: "
             f"{stored / 1e6:,.0f} MB, about {seconds:.1f} s",

@@ -11,13 +11,15 @@ import pytest
 import tensorflow as tf
 from long import most_long
 
+from amdim_tf import processor
 from amdim_tf.config import base_config, load_config, nearest
+from amdim_tf.data import photographs
 from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.evaluation import evaluate
 from amdim_tf.files import write_json
 from amdim_tf.lock import locked
-from amdim_tf.runs.training import train
+from amdim_tf.runs.training import plan, train
 from amdim_tf.serving.bulk import Job, embed
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build, check_config
@@ -89,6 +91,17 @@ def test_a_checkpoint_holds_every_variable(tmp_path):
     for ours, theirs in [*zip(*owners, strict=True), *parts]:
         for saved, restored in zip(ours.variables, theirs.variables, strict=True):
             np.testing.assert_array_equal(saved.numpy(), restored.numpy(), saved.path)
+
+
+@pytest.mark.parametrize("flags, expected", [("avx2", True), ("avx2 avx512_bf16", False)])
+def test_the_plan_says_where_half_precision_is_slow(flags, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    config = small(precision="mixed_bfloat16", steps=6)
+    check_config(config)
+    model, run = build(config, 0, last_step=6), RunDirectory(tmp_path / "run", config)
+    text = plan(config, photographs.photo_patches(), model, 0, 6, run)
+    assert ("mixed_bfloat16 is slower than float32 here" in text) is expected
 
 
 def test_a_second_run_changes_nothing(finished, capsys):
