@@ -13,6 +13,7 @@ from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 IMAGE_SIZES = (32, 64, 128, 256)
@@ -252,9 +253,7 @@ class Encoder(ImageEncoder):
         self.to_3x3 = block(top, 3, 1, "block_3x3")
         self.to_1x1 = residual(nrkhs, 3, "residual_1x1")
         # f1 and the embeddings have full precision, whatever the trunk has.
-        self.bn1 = BatchNorm(
-            name="bn1", dtype=keras.backend.result_type(self.variable_dtype, "float32")
-        )
+        self.bn1 = BatchNorm(name="bn1", dtype=at_least_float32(self.variable_dtype))
         self.build((None, image_size, image_size, channels))
 
     def build(self, input_shape: tuple) -> None:

@@ -11,6 +11,7 @@ from amdim_tf.encoders.batch_norm import BatchNorm, views_in_batch
 from amdim_tf.encoders.convolution import GroupedConvolution
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 # That of batch norm, at most: the reference's.
@@ -73,7 +74,7 @@ class Backbone(ImageEncoder):
         shape = _input_shape(model, image_size)
         self.image_size, _, self.channels = shape
         self.mode, self.normalisation = normalisation, _by_channel(normalisation, self.channels)
-        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        dtype = at_least_float32(self.variable_dtype)
         self.maps = _with_maps(model, keras.Input(shape, dtype=dtype, name="images"))
         layers = [*self.maps._flatten_layers()]
         for layer in layers:

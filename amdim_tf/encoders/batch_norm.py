@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from amdim_tf.distribution import all_mean, replicas
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 
@@ -67,7 +68,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         several = views or _batch.views
         if not (training and self.trainable):
             return super().call(inputs, training=False)
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        dtype = at_least_float32(inputs.dtype)
         x = ops.reshape(ops.cast(inputs, dtype), (several, -1, *inputs.shape[1:]))
         axes = list(range(1, x.ndim - 1))
         count = ops.cast(replicas() * ops.size(x[0]) / inputs.shape[-1], dtype)

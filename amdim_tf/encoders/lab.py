@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from amdim_tf.encoders.encoder import ImageEncoder
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 # sRGB (IEC 61966-2-1) to CIE XYZ, over that of its white (D65).
@@ -95,7 +96,7 @@ def to_lab(pixels: Tensor) -> Tensor:
     >>> white.round().astype(int).tolist(), red.round().astype(int).tolist()
     ([100, 0, 0], [53, 80, 67])
     """
-    dtype = keras.backend.result_type(pixels.dtype, "float32")
+    dtype = at_least_float32(pixels.dtype)
     pixels = ops.clip(ops.cast(pixels, dtype), 0, 1)
     linear = ops.where(pixels > 0.04045, ops.power((pixels + 0.055) / 1.055, 2.4), pixels / 12.92)
     xyz = ops.matmul(linear, ops.cast(TO_XYZ.T, dtype))

@@ -7,6 +7,7 @@ from keras import ops
 
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 
@@ -111,6 +112,6 @@ def standardised(patches: Tensor) -> Tensor:
     >>> float(ops.max(standardised(ops.ones((1, 4, 4, 3)))))
     0.0
     """
-    patches = ops.cast(patches, keras.backend.result_type(patches.dtype, "float32"))
+    patches = ops.cast(patches, at_least_float32(patches.dtype))
     mean, variance = ops.moments(patches, axes=(1, 2), keepdims=True)
     return (patches - mean) / ops.sqrt(variance + 1e-5)

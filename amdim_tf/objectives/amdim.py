@@ -15,6 +15,7 @@ from amdim_tf.objectives.bounds import MOST, MovingMeans, contrast_of
 from amdim_tf.objectives.mixture import BagOfFeatures, Mixture
 from amdim_tf.objectives.objective import Losses, Objective
 from amdim_tf.objectives.phi import Phi
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Config, Tensor
 
 
@@ -145,7 +146,7 @@ class Amdim(Objective):
         self.phis = {n: phi_of(n) for n in sorted((named | {*encoder.embedded}) - {1})}
         self.scales = (1, *self.phis)
         if self.bound == "dv":
-            dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
+            dtype = at_least_float32(encoder.variable_dtype)
             self.moving = MovingMeans(len(self.tasks), name="moving_means", dtype=dtype)
             layers["moving_means"] = self.moving
         if self.components:

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from amdim_tf.objectives.objective import Losses
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 METRICS = ("loss", "pretext_accuracy")
@@ -18,7 +19,7 @@ def head(answers: int, dtype: str) -> keras.layers.Dense:
     >>> tuple(head(4, "float32")(ops.ones((2, 8))).shape)
     (2, 4)
     """
-    dtype = keras.backend.result_type(dtype, "float32")
+    dtype = at_least_float32(dtype)
     return keras.layers.Dense(answers, kernel_initializer="zeros", dtype=dtype)
 
 

@@ -9,6 +9,7 @@ from amdim_tf.encoders.lab import LabEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.objectives.nce import nce
 from amdim_tf.objectives.objective import Losses, Objective
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 
@@ -46,7 +47,7 @@ class Cmc(Objective):
         super().build(encoder)
         if not isinstance(encoder, LabEncoder):
             raise InputError("lab must be True if the objective is cmc. Received: lab=False")
-        dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
+        dtype = at_least_float32(encoder.variable_dtype)
         self.heads = [keras.layers.Dense(self.width, dtype=dtype) for _ in range(2)]
         for head, inner in zip(self.heads, (encoder.lightness, encoder.colour), strict=True):
             head.build((None, inner.nrkhs))

@@ -11,6 +11,7 @@ from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.objectives.nce import nce
 from amdim_tf.objectives.objective import Losses
 from amdim_tf.objectives.patches import PatchObjective
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 
@@ -87,7 +88,7 @@ class Cpc(PatchObjective):
 
     def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
         super().build(encoder)
-        dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
+        dtype = at_least_float32(encoder.variable_dtype)
         shape = (None, encoder.grid, encoder.grid, encoder.nrkhs)
         self.rows = min(self.steps, encoder.grid - 1)
         self.context = Context(dtype=dtype)

@@ -11,6 +11,7 @@ from amdim_tf import distribution
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.errors import InputError
 from amdim_tf.objectives.objective import Losses, Objective
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Config, Tensor
 
 
@@ -57,7 +58,7 @@ class Exemplar(Objective):
 
     def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
         super().build(encoder)
-        dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
+        dtype = at_least_float32(encoder.variable_dtype)
         self.embedding = keras.layers.Dense(self.width, dtype=dtype)
         self.embedding.build((None, encoder.nrkhs))
         return {"exemplar_embedding": self.embedding}

@@ -11,6 +11,7 @@ from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.objectives.bounds import MovingMeans, contrast_of
 from amdim_tf.objectives.draws import draw
 from amdim_tf.objectives.objective import Losses, Objective
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Config, Tensor
 
 LEAST_SIDE = 4  # of the decoder's first map
@@ -59,7 +60,7 @@ class InfomaxVae(Objective):
 
     def build(self, encoder: ImageEncoder) -> dict[str, keras.layers.Layer]:
         super().build(encoder)
-        dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
+        dtype = at_least_float32(encoder.variable_dtype)
         self.code = keras.layers.Dense(2 * self.width, dtype=dtype)
         self.of_view = keras.layers.Dense(self.width, dtype=dtype)
         self.of_code = keras.layers.Dense(self.width, kernel_initializer="zeros", dtype=dtype)

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterable
 
-import keras
 from keras import ops
 
 from amdim_tf.errors import InputError
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 # (a, b): the antecedents of view a predict the consequents of view b.
@@ -104,7 +104,7 @@ def score(antecedents: Tensor, consequents: Tensor) -> Tensor:
     ((1, 2, 3, 5), 2.0)
     """
     locations, width = consequents.shape[1:]
-    dtype = keras.backend.result_type(antecedents.dtype, "float32")
+    dtype = at_least_float32(antecedents.dtype)
     antecedents, consequents = ops.cast(antecedents, dtype), ops.cast(consequents, dtype)
     # One product of two matrices: oneDNN's batched one, when it broadcasts, may access memory
     # outside its operands (TensorFlow issue 117700, in 2.21).

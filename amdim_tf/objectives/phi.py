@@ -12,6 +12,7 @@ from keras import ops
 from amdim_tf.encoders.amdim import bias_uniform, fan_in_uniform
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution
+from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
 
@@ -81,7 +82,7 @@ class Phi(keras.layers.Layer):
         # In fewer dimensions the features have no identity.
         kernel = NearIdentity() if width <= self.nrkhs else fan_in_uniform()
         self.shortcut = conv("shortcut", input_shape, kernel, bias_uniform(width))
-        self.bn = batch_norm("bn", keras.backend.result_type(self.variable_dtype, "float32"))
+        self.bn = batch_norm("bn", at_least_float32(self.variable_dtype))
 
     def project(self, x: Tensor, training: bool = False, views: int = 1) -> Tensor:
         """phi without its last batch norm; unless `use_bn`, each image by itself."""

@@ -18,6 +18,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.objectives.bounds import MovingMeans
 from amdim_tf.objectives.objective import Losses, Objective, find_objective
 from amdim_tf.objectives.probes import NAMES, Probes, image_losses, probe_losses
+from amdim_tf.precision import at_least_float32
 from amdim_tf.training import health
 from amdim_tf.training.accumulation import in_chunks
 from amdim_tf.training.averaging import Averages
@@ -81,8 +82,7 @@ class Learner(Trainer):
         self.clip_norm = 0.0
         self.averages: Averages | None = None
         # Full precision, whatever the encoder's or Keras's own setting.
-        dtype = keras.backend.result_type(encoder.variable_dtype, "float32")
-        self.probes = Probes(classes, dtype=dtype, name="probes")
+        self.probes = Probes(classes, dtype=at_least_float32(encoder.variable_dtype), name="probes")
         # `step` counts batches. The optimiser counts updates, which may be skipped.
         options = {"trainable": False, "aggregation": "only_first_replica"}
         self.step, self.bad_steps, self.bad_term = (
@@ -207,7 +207,7 @@ class Learner(Trainer):
         if micro_batch:
             dtype = self.encoder.compute_dtype
             if self.frozen:  # it ends with batch norm, which has full precision
-                dtype = keras.backend.result_type(self.encoder.variable_dtype, "float32")
+                dtype = at_least_float32(self.encoder.variable_dtype)
             project = in_chunks(project, self.objective.views * micro_batch, [dtype] * len(scales))
 
         def divided(images):
