@@ -1,5 +1,6 @@
 """The contract of encoders: all that objectives, training, evaluation and serving ask of one."""
 
+import functools
 import itertools
 
 import keras
@@ -41,7 +42,7 @@ class ImageEncoder(keras.Model):
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     embedded: tuple[int, ...] = ()
 
-    @property
+    @functools.cached_property
     def scales(self) -> dict[int, int]:
         """{n: channels of f<n>}, from the smallest n on."""
         images = keras.KerasTensor((None, self.image_size, self.image_size, self.channels))
