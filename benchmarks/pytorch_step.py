@@ -10,6 +10,9 @@ its first loss has to agree to 1e-4. It needs the extra `torch`, and to compile 
 import itertools
 import sys
 
+import amdim_tf  # noqa: F401  before TensorFlow, whose oneDNN kernels it has on
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 import torch
