@@ -24,13 +24,11 @@ def main() -> None:
             "first and second must have names in common. "
             f"Received: first={FLAGS.first}, second={FLAGS.second}"
         )
-    rows, other_rows = map(list, zip(*shared, strict=True))
     print(f"{len(shared)} pairs of the same name")
-    # Without a copy of files that are in the same order.
-    pairs = first, second
-    if names != others:
-        pairs = first[rows], second[other_rows]
-    found = [estimate(*pairs, bound, FLAGS.updates, FLAGS.seed) for bound in BOUNDS]
+    if names != others:  # files in the same order are not copied
+        rows, other_rows = map(list, zip(*shared, strict=True))
+        first, second = first[rows], second[other_rows]
+    found = [estimate(first, second, bound, FLAGS.updates, FLAGS.seed) for bound in BOUNDS]
     lines = [["bound", "nats", "95 % interval over batches"]]
     for each in found:
         low, high = each.interval or (None, None)

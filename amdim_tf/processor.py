@@ -16,7 +16,8 @@ PRODUCTS = {
 
 def processor() -> str:
     """The number of cores, the name and the widest instructions, such as 8 cores of X (AVX2)."""
-    fields, flags = _fields(), _flags()
+    fields = _fields()
+    flags = _flags(fields)
     name = fields.get("model name") or platform.processor() or platform.machine()
     widest = next((f" ({WIDEST[flag]})" for flag in WIDEST if flag in flags), "")
     return f"{os.cpu_count()} cores of {name}{widest}"
@@ -31,12 +32,11 @@ def emulates(precision: str) -> bool:
     >>> emulates("float32")
     False
     """
-    flags = _flags()
+    flags = _flags(_fields())
     return bool(flags) and precision in PRODUCTS and not flags & PRODUCTS[precision]
 
 
-def _flags():
-    fields = _fields()
+def _flags(fields):
     return set((fields.get("flags") or fields.get("Features") or "").split())
 
 

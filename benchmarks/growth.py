@@ -8,10 +8,8 @@ of 32 pixels. Each point is a process of its own. The exponents are slopes betwe
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 
 RUNS = 7
 KNOBS = {
@@ -29,7 +27,7 @@ def point(knob, value):
     from amdim_tf.config import load_config
     from amdim_tf.distribution import choose_strategy
     from amdim_tf.speed.step import step_flops, steps
-    from amdim_tf.speed.timing import WARM_UP, peak_bytes
+    from amdim_tf.speed.timing import peak_bytes, quartiles
     from amdim_tf.training.building import check_config
 
     strategy = choose_strategy(f"cpu:{value}" if knob == "replicas" and value > 1 else "none")
@@ -40,13 +38,8 @@ def point(knob, value):
     check_config(config)
     model, step, _ = steps(config, False, strategy)
     peak = peak_bytes(step)
-    seconds = []
-    for _ in range(WARM_UP + RUNS):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    found = statistics.median(seconds[WARM_UP:]), peak, step_flops(model, config.batch_size)
-    print(json.dumps(found))
+    ((_, median, _),) = quartiles([step], RUNS)
+    print(json.dumps([median, peak, step_flops(model, config.batch_size)]))
 
 
 def main(path):

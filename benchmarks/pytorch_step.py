@@ -4,7 +4,7 @@
 
 The model has ndf 64, nrkhs 512 and ndepth 3; a batch is 64 pairs of views of 32 pixels. PyTorch
 runs as written, with channels last, compiled, and with both. It starts from the same weights, and
-its first loss has to agree to 1e-4. It needs the extra `torch`, and to compile a C++ compiler.
+in float32 its first loss has to agree to 1e-4. It needs the extra `torch`, and a C++ compiler.
 """
 
 import itertools
@@ -120,7 +120,7 @@ def classifier_loss(logits, labels):
 
 
 def weights_of(ours):
-    """The variables of our `model` as PyTorch has them, in order."""
+    """The variables of the model `ours` as PyTorch has them, in order."""
     layers = itertools.chain(*ours.encoder.stages, ours.objective.phis.values(), [ours.probes])
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
     for variable in itertools.chain.from_iterable(each.trainable_variables for each in layers):

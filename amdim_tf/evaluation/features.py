@@ -21,6 +21,7 @@ from amdim_tf import distribution
 from amdim_tf.data import pipeline, views
 from amdim_tf.data.data import Data
 from amdim_tf.data.splits import Split
+from amdim_tf.data.statistics import moments
 from amdim_tf.distribution import Devices, check_agreement, current
 from amdim_tf.errors import InputError
 from amdim_tf.files import read_json, replacing, sync, write_json
@@ -76,12 +77,8 @@ class Features:
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (D,) float32."""
-        sums = np.zeros((2, self.width))
-        for start in range(0, len(self), BLOCK):
-            block = np.float64(self.block(start, start + BLOCK))
-            sums += block.sum(0), np.square(block).sum(0)
-        mean, square = sums / len(self)
-        deviation = np.sqrt(np.maximum(square - mean**2, 0))
+        blocks = (self.block(start, start + BLOCK) for start in range(0, len(self), BLOCK))
+        _, mean, deviation = moments(blocks, self.width)
         return mean.astype("float32"), deviation.astype("float32")
 
 

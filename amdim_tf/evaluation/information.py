@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops
 from scipy import stats
 
+from amdim_tf.data.statistics import moments
 from amdim_tf.errors import InputError
 from amdim_tf.objectives.bounds import BOUNDS, RATE, mean_of_others
 from amdim_tf.typing import Tensor
@@ -131,12 +132,8 @@ def _moments(values, known):
     for start in range(0, len(values), BLOCK):
         if not np.isfinite(values[start : start + BLOCK]).all():
             raise InputError("Features must be finite numbers. Received: NaN or infinity")
-    sums = np.zeros((2, values.shape[1]))
-    for start in range(0, len(known), BLOCK):
-        block = np.float64(values[np.sort(known[start : start + BLOCK])])
-        sums += block.sum(0), np.square(block).sum(0)
-    mean, square = sums / len(known)
-    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    chosen = (known[start : start + BLOCK] for start in range(0, len(known), BLOCK))
+    _, mean, deviation = moments((values[np.sort(rows)] for rows in chosen), values.shape[1])
     return mean, np.where(deviation > 0, deviation, 1)
 
 

@@ -42,7 +42,7 @@ def outside_of_products(
     table.add(f"{name}, memory's rate at most", moved / spent, "GB/s")
     x = tf.zeros(MEMORY_BYTES // 4)
     rate = 2 * MEMORY_BYTES / 1e9 / quartiles([tf.function(lambda: x + 1)], runs)[0][1]
-    table.add(f"{name}, x + 1 of {MEMORY_BYTES >> 20} MiB beside it", rate, "GB/s")
+    table.add(f"{name}, rate of x + 1 of {MEMORY_BYTES >> 20} MiB", rate, "GB/s")
 
 
 def seconds_of(step: Callable, runs: int) -> dict[str, float]:

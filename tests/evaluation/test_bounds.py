@@ -128,7 +128,7 @@ def test_gaussians_of_known_information(bound):
 
 
 def test_files_that_do_not_fit_in_memory(tmp_path):
-    """164 MB, of which a block of rows is in memory at a time."""
+    """Only a block of their 164 MB of rows is in memory at a time."""
     path = tmp_path / "features.npy"
     features = np.lib.format.open_memmap(path, "w+", "float32", (20000, 2048))
     features[::3] = 1
