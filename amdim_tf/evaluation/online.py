@@ -1,6 +1,7 @@
-"""What an encoder is worth after each epoch: neighbours and effective rank of f1."""
+"""What an encoder is worth while it trains: neighbours and effective rank of f1."""
 
 import contextlib
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ TEST = 500
 
 
 class F1:
-    """f1 of an encoder, as it is when it is called, for the images of a split, in memory.
+    """f1 of an encoder, as it is when it is called, for the images of batches, in memory.
 
     Unlike `features.encode` it takes images without labels, and is traced once for all calls.
 
@@ -44,23 +45,29 @@ class F1:
 
         self.outputs = over_batches(function, self.devices.strategy)
 
-    def __call__(self, split: Split) -> Features:
-        """The `Features` of a split; `values` (N,D) has those of images without a label, too."""
-        batches = pipeline.test_batches(self.data, split, self.config, self.devices.worker)
+    def batches(self, split: Split) -> pipeline.Rounds:
+        """The batches of `split`, for as many calls as there will be."""
+        return pipeline.Rounds(
+            pipeline.test_batches(self.data, split, self.config, self.devices.worker)
+        )
+
+    def __call__(self, batches: Iterable) -> Features:
+        """The `Features` of batches; `values` (N,D) has those of images without a label, too."""
         places, f1, labels = map(np.concatenate, zip(*self.outputs(batches), strict=True))
         if not (places >= 0).any():
             self.data.failures.check()
-            raise InputError(f"None of {split.size} images can be used")
+            raise InputError("No image can be used")
         return Features(f1[places >= 0], labels[places >= 0])
 
 
 class Online:
     """Measures a model by f1 of training images, and of test images if there are classes.
 
-    It learns from so few images that it takes some hundredths of an epoch.
-
     Args:
         data, config, devices: see `F1`.
+
+    Attributes:
+        images: the number of images that a measurement encodes.
     """
 
     def __init__(self, data: Data, config: Config, devices: Devices):
@@ -69,6 +76,7 @@ class Online:
         most = max(KNOWN, int(KNOWN_FRACTION * known.size))
         self.known = known.sample(min(most, config.probe_images, known.size))
         self.test = data.test and data.test.sample(min(TEST, data.test.size))
+        self.images = self.known.size + (self.test.size if self.test else 0)
         self.f1: F1 | None = None
 
     def __call__(self, model: Learner) -> dict[str, float]:
@@ -77,12 +85,15 @@ class Online:
         What cannot be measured, since images are bad or f1 is not finite, is left out; it never
         ends a training.
         """
-        self.f1 = self.f1 or F1(model.encoder, self.data, self.config, self.devices)
+        if not self.f1:
+            self.f1 = F1(model.encoder, self.data, self.config, self.devices)
+            self.known_batches = self.f1.batches(self.known)
+            self.test_batches = self.test and self.f1.batches(self.test)
         found = {}
         with contextlib.suppress(InputError):
-            known = self.f1(self.known)
+            known = self.f1(self.known_batches)
             found["f1_effective_rank"] = effective_rank(known.values[:KNOWN])
-            if self.test and np.isfinite(known.values).all():
-                votes = knn(known, self.f1(self.test), len(self.data.class_names))
+            if self.test_batches and np.isfinite(known.values).all():
+                votes = knn(known, self.f1(self.test_batches), len(self.data.class_names))
                 found["test_knn_accuracy"] = votes.accuracy()
         return found

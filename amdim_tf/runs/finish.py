@@ -166,7 +166,7 @@ class Rows:
         f1_of = F1(self.model.encoder, self.data, self.config)
 
         def few(split):
-            return f1_of(split.sample(min(HEALTH_IMAGES, split.size))).values
+            return f1_of(f1_of.batches(split.sample(min(HEALTH_IMAGES, split.size)))).values
 
         try:
             f1 = few(self.data.test or self.data.train)

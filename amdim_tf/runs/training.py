@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -36,6 +37,9 @@ from amdim_tf.training.run_files import CONFIG, read_config, read_result
 from amdim_tf.typing import Config
 
 FINISHED = "finished"
+# Training has seen this many times the images of a measurement before there is another. An image
+# is encoded once to be measured, and six times or more in a step: two views, forth and back.
+APART = 4
 
 
 def train(
@@ -130,6 +134,8 @@ def _fit_encoder(run, config, data, steps, devices, views_on, weights, trackers)
         every = config.pictures_every * epoch_steps
         callbacks.append(Pictures(run.path / "pictures", every, config, data))
     test = data.test and pipeline.test_batches(data, data.test, config, devices.worker)
+    online = Online(data, config, devices)
+    measured = APART * (online.images + (data.test.size if data.test else 0))
     course = Course(
         lambda first, worker: pipeline.train_batches(
             data, config, first, last_step, to_views, worker
@@ -137,12 +143,13 @@ def _fit_encoder(run, config, data, steps, devices, views_on, weights, trackers)
         config.batch_size,
         epoch_steps,
         last_step,
-        test,
+        test and pipeline.Rounds(test),
         data.failures,
         tuple(callbacks),
         tuple(trackers),
         lambda first: plan(config, data, model, first, last_step, run),
-        Online(data, config, devices),
+        online,
+        math.ceil(measured / (epoch_steps * config.batch_size)),
     )
     fit(model, course, run, config, devices)
 

@@ -9,11 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from amdim_tf.data.failures import Failures
 from amdim_tf.errors import InputError, Stopped
@@ -52,17 +51,17 @@ class Measurements(keras.callbacks.Callback):
     """Writes metrics.jsonl and TensorBoard events, with the model's step as their step.
 
     It writes training metrics every `every` steps, as means over the steps since the line before,
-    with the fraction of the time spent waiting for batches (input_wait). After each epoch it writes
-    the probes' accuracy on the test set, if there is one, and what `online` finds. All workers
-    measure together, and one of them writes.
+    with the fraction of the time spent waiting for batches (input_wait). When it measures the
+    model, it writes the probes' accuracy on the test set, if there is one, and what `online` finds.
+    All workers measure together, and one of them writes.
 
     Args:
         path: the run directory.
         every: number of steps between two lines.
         test_batches: batches of the test set, if any.
-        epoch_steps: number of steps in an epoch.
+        measures: maps a step to whether the model is measured after it.
         writes: whether this worker writes.
-        online: maps the model to {name: value} after each epoch.
+        online: maps the model to {name: value}.
         told: also gets each step and its metrics {name: value}.
     """
 
@@ -70,8 +69,8 @@ class Measurements(keras.callbacks.Callback):
         self,
         path: pathlib.Path,
         every: int,
-        test_batches: tf.data.Dataset | None,
-        epoch_steps: int,
+        test_batches: Iterable | None,
+        measures: Callable[[int], bool],
         writes: bool = True,
         online: Callable | None = None,
         told: Callable | None = None,
@@ -79,7 +78,7 @@ class Measurements(keras.callbacks.Callback):
         super().__init__()
         self.writes, self.online, self.told = writes, online, told
         self.path, self.every = path, every
-        self.test_batches, self.epoch_steps = test_batches, epoch_steps
+        self.test_batches, self.measures = test_batches, measures
         # The last step that was evaluated, and its accuracy.
         self.score: tuple[int | None, float | None] = None, None
 
@@ -114,7 +113,7 @@ class Measurements(keras.callbacks.Callback):
                 },
             )
             self._start_window()
-        if step % self.epoch_steps == 0:
+        if self.measures(step):
             self.evaluate(step)
             self._start_window()
 
@@ -148,24 +147,29 @@ class Measurements(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves after epochs and between them, at the end, and before a stop.
+    """Saves after measurements and between them, at the end, and before a stop.
 
-    The time that the last checkpoint took decides which epochs are skipped and how many checkpoints
-    lie between epochs, so that saving takes at most `SHARE` of the time; two checkpoints are never
-    further apart than `minutes`. All workers take part in a stop; the one with a `run` saves.
+    The time that the last checkpoint took decides which measurements are skipped and how many
+    checkpoints lie between them, so that saving takes at most `SHARE` of the time; two checkpoints
+    are never further apart than `minutes`. All workers take part in a stop; the one with a `run`
+    saves.
 
     Args:
         run: the run directory of the worker that saves; None for the others.
-        epoch_steps: number of steps in an epoch.
+        measures: maps a step to whether the model was measured after it.
         minutes: the longest time between two checkpoints.
         measured: its accuracy on test images decides which checkpoint is the best.
     """
 
     def __init__(
-        self, run: RunDirectory | None, epoch_steps: int, minutes: float, measured: Measurements
+        self,
+        run: RunDirectory | None,
+        measures: Callable[[int], bool],
+        minutes: float,
+        measured: Measurements,
     ):
         super().__init__()
-        self.run, self.epoch_steps, self.measured = run, epoch_steps, measured
+        self.run, self.measures, self.measured = run, measures, measured
         self.longest = 60 * minutes
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -179,17 +183,17 @@ class Checkpoints(keras.callbacks.Callback):
         step = int(self.model.step.numpy())
         if self.model.stop:
             self.stop(step)
-        elif self.run and self.is_due(step % self.epoch_steps == 0):
+        elif self.run and self.is_due(self.measures(step)):
             self.save(step, overlapped=True)
 
-    def is_due(self, epoch_ends: bool) -> bool:
-        """Whether a checkpoint is to be written now, when an epoch ends or not."""
+    def is_due(self, measured: bool) -> bool:
+        """Whether a checkpoint is to be written now, when the model was just measured or not."""
         assert self.run  # the caller's duty, as in `save`
         now, checkpoints = time.monotonic(), self.run.checkpoints
         seconds = checkpoints.seconds or 0
-        if epoch_ends and checkpoints.spent + seconds <= SHARE * (now - self.began):
+        if measured and checkpoints.spent + seconds <= SHARE * (now - self.began):
             return True
-        # Half of the share is kept for the ends of epochs: only those checkpoints can be the best.
+        # Half of the share is kept for measured models: only their checkpoints can be the best.
         interval = 2 * seconds / SHARE if seconds else self.longest
         return now - self.saved > min(interval, self.longest)
 

@@ -1,7 +1,7 @@
 """Training from the newest checkpoint of a run to its last step, on all devices."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
@@ -31,24 +31,31 @@ class Course:
             the step to the last.
         batch: number of images in a step, over all replicas.
         epoch_steps, last_step: number of steps in an epoch, and in all epochs.
-        test: batches that score the model after each epoch, if any.
+        test: batches that score the model when it is measured, if any.
         failures: the `Failures` of the images.
         callbacks: additional Keras callbacks, for the process that writes the run.
         trackers: the user's own callbacks, for that process; see `Trackers`.
         plan: takes the step to start from, and returns the text to print before the training.
-        online: maps the model to {name: value} of what it is worth, after each epoch.
+        online: maps the model to {name: value} of what it is worth, when it is measured.
+        measured_epochs: number of epochs between two measurements.
     """
 
     batches: Callable
     batch: int
     epoch_steps: int
     last_step: int
-    test: tf.data.Dataset | None = None
+    test: Iterable | None = None
     failures: Failures = dataclasses.field(default_factory=lambda: Failures(0, 0))
     callbacks: tuple = ()
     trackers: tuple = ()
     plan: Callable | None = None
     online: Callable | None = None
+    measured_epochs: int = 1
+
+    def measures(self, step: int) -> bool:
+        """Whether the model is measured after `step`: where an epoch ends, not after each."""
+        epoch, others = divmod(step, self.epoch_steps)
+        return not others and (epoch % self.measured_epochs == 0 or step == self.last_step)
 
 
 def fit(
@@ -85,11 +92,11 @@ def fit(
         return
     writer = run if worker.chief else None
     trackers = Trackers(course.trackers if writer else (), course.epoch_steps)
-    how = course.test, course.epoch_steps, worker.chief, course.online, trackers.write
+    how = course.test, course.measures, worker.chief, course.online, trackers.write
     measured = Measurements(run.path, config.log_every, *how)
     callbacks = [
         measured,
-        Checkpoints(writer, course.epoch_steps, config.checkpoint_minutes, measured),
+        Checkpoints(writer, course.measures, config.checkpoint_minutes, measured),
         BadNumbers(config.bad_steps),
         BadImages(course.failures, run.path / "bad_images.txt" if writer else None),
     ]

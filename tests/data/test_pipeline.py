@@ -160,3 +160,21 @@ def test_steps_are_the_same_from_anywhere_and_for_any_workers(prepared, monkeypa
         mine = [parts[index][2 * i + replica] for index in range(2) for replica in range(2)]
         joined = tf.nest.map_structure(lambda *each: np.concatenate(each), *mine)
         tf.nest.map_structure(np.testing.assert_array_equal, joined, theirs)
+
+
+def test_rounds_are_alike_however_one_ends():
+    rounds = pipeline.Rounds(tf.data.Dataset.range(5).batch(2))
+    for _ in range(3):
+        assert np.concatenate([batch.numpy() for batch in rounds]).tolist() == [0, 1, 2, 3, 4]
+        assert next(iter(rounds)).numpy().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("replicas, expected", [(1, 3), (2, 4), (4, 2)])
+def test_the_number_of_test_batches_is_known(prepared, monkeypatch, replicas, expected):
+    """3 in all: on one replica, on two of one process, and on four of two."""
+    monkeypatch.setattr(pipeline, "TEST_BATCH", 50)
+    data, config = in_groups(prepared, monkeypatch)
+    for number in range(max(1, replicas // 2)):
+        worker = Worker(number, min(2, replicas), replicas)
+        batches = pipeline.test_batches(data, data.train, config, worker)
+        assert len(batches) == len(list(batches)) == expected

@@ -16,6 +16,7 @@ from amdim_tf.errors import InputError, Stopped
 from amdim_tf.runs.training import train
 from amdim_tf.training import callbacks, checkpoints
 from amdim_tf.training.checkpoints import Checkpoints
+from amdim_tf.training.fitting import Course
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_checkpoints_take_two_in_a_hundred_seconds(monkeypatch, seconds, at_epoc
     clock = types.SimpleNamespace(monotonic=lambda: 1000.0)
     monkeypatch.setattr(callbacks, "time", clock)
     run = types.SimpleNamespace(checkpoints=types.SimpleNamespace(seconds=seconds, spent=0.0))
-    due = callbacks.Checkpoints(run, 100, 10, measured=None)
+    due = callbacks.Checkpoints(run, lambda step: step % 100 == 0, 10, measured=None)
     due.on_train_begin()
     clock.monotonic = lambda: 1000.0 + 200
     assert due.is_due(True) is at_epochs
@@ -115,6 +116,14 @@ def test_checkpoints_take_two_in_a_hundred_seconds(monkeypatch, seconds, at_epoc
     assert not due.is_due(False)
     clock.monotonic = lambda: 1000.0 + between + 1
     assert due.is_due(False)
+
+
+def test_a_model_is_measured_where_epochs_end():
+    """After each third, and at the end, unless that is within an epoch."""
+    every_third = Course(None, 8, epoch_steps=10, last_step=70, measured_epochs=3)
+    assert [step for step in range(1, 71) if every_third.measures(step)] == [30, 60, 70]
+    within = Course(None, 8, epoch_steps=10, last_step=25)
+    assert [step for step in range(1, 26) if within.measures(step)] == [10, 20]
 
 
 @pytest.mark.long

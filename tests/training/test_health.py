@@ -61,7 +61,8 @@ def test_after_an_epoch(labelled):
     model = build_model(config, 0)
     online = Online(data, config, devices)
     found = online(model)
-    f1 = F1(model.encoder, data, config)(online.known).values
+    f1_of = F1(model.encoder, data, config)
+    f1 = f1_of(f1_of.batches(online.known)).values
     assert len(f1) == 200
     assert found["f1_effective_rank"] == pytest.approx(effective_rank(f1))
     assert ("test_knn_accuracy" in found) == labelled
