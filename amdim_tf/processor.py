@@ -12,6 +12,8 @@ PRODUCTS = {
     "mixed_bfloat16": {"amx_bf16", "avx512_bf16", "bf16"},
     "mixed_float16": {"amx_fp16", "avx512_fp16", "asimdhp"},
 }
+# Those that make TensorFlow turn oneDNN on by itself, on x86 (its port.cc).
+ONEDNN = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 
 
 def processor() -> str:
@@ -34,6 +36,12 @@ def emulates(precision: str) -> bool:
     """
     flags = _flags(_fields())
     return bool(flags) and precision in PRODUCTS and not flags & PRODUCTS[precision]
+
+
+def leaves_onednn_off() -> bool:
+    """Whether TensorFlow needs to be asked for oneDNN, without which it is slower."""
+    flags = _flags(_fields())
+    return "avx2" in flags and not flags & ONEDNN
 
 
 def _flags(fields):

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from amdim_tf import processor
@@ -30,9 +33,29 @@ def test_name_and_instructions(text, expected, tmp_path, monkeypatch):
     assert processor.emulates("mixed_bfloat16") is bfloat16
     assert processor.emulates("mixed_float16") is float16
     assert processor.emulates("float32") is False
+    assert processor.leaves_onednn_off() is (name == "AMD EPYC (AVX2)")
 
 
 def test_a_system_that_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "missing")
     assert " cores of " in processor.processor()
     assert not processor.emulates("mixed_bfloat16")
+
+
+@pytest.mark.parametrize("first, option, warns", [(1, None, 1), (1, "0", 0), (0, None, 0)])
+def test_an_import_says_what_comes_too_late(first, option, warns):
+    """On this processor, taken for one that needs it."""
+    code = f"""
+import os, pathlib, sys, types
+sys.argv = ["-m"]
+if {first}:
+    sys.modules["tensorflow"] = types.ModuleType("tensorflow")
+pathlib.Path.read_text = lambda path: "flags: avx avx2"
+os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
+if {option is not None}:
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "{option}"
+import amdim_tf
+assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "{option or 1}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("TensorFlow was imported before amdim_tf") == warns
