@@ -7,10 +7,10 @@ Peaks are of all memory of the process, in GiB, during each part. DIR, which get
 made, and removed at the end.
 """
 
+import argparse
 import gc
 import pathlib
 import shutil
-import sys
 import time
 
 import numpy as np
@@ -39,7 +39,10 @@ def measured(name, function):
 
 
 def main():
-    size, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("size", choices=("tiny", "small", "large"))
+    parser.add_argument("folder", type=pathlib.Path)
+    size, folder = vars(parser.parse_args()).values()
     config = load_config("imagenet2012", size)
     config.batch_size = 2
     views = np.random.default_rng(0).standard_normal((2, 2, 128, 128, 3), "float32")

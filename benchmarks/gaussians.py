@@ -6,7 +6,7 @@ Pairs of Gaussian vectors of 20 dimensions, correlated dimension by dimension; 2
 updates of the critic, three seeds.
 """
 
-import sys
+import argparse
 
 import matplotlib
 
@@ -27,6 +27,9 @@ def pairs(correlation, seed):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("picture", type=argparse.FileType("wb"))
+    picture = parser.parse_args().picture
     known = -DIMENSIONS / 2 * np.log(1 - CORRELATIONS**2)
     figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     ax.plot(known, known, "k--", label="known")
@@ -51,7 +54,7 @@ def main():
     ax.set(xlabel="known mutual information, nats", ylabel="bound, nats")
     ax.grid(alpha=0.3)
     ax.legend()
-    figure.savefig(sys.argv[1], dpi=90)
+    figure.savefig(picture, dpi=90)
 
 
 main()

@@ -6,6 +6,7 @@ One value at a time is varied from those of `tiny`: ndf 32, nrkhs 256, ndepth 2,
 of 32 pixels. Each point is a process of its own. The exponents are slopes between the last two.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -42,7 +43,7 @@ def point(knob, value):
     print(json.dumps([median, peak, step_flops(model, config.batch_size)]))
 
 
-def main(path):
+def main(picture):
     import matplotlib
 
     matplotlib.use("Agg")
@@ -55,7 +56,7 @@ def main(path):
         found = []
         for value in values:
             done = subprocess.run(
-                [sys.executable, __file__, knob, str(value)],
+                [sys.executable, __file__, "--point", knob, str(value)],
                 env=os.environ | {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -75,10 +76,15 @@ def main(path):
         ax.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=9)
     axes.flat[0].set_ylabel("times the first")
-    figure.savefig(path, dpi=90)
+    figure.savefig(picture, dpi=90)
 
 
-if len(sys.argv) == 3:
-    point(sys.argv[1], int(sys.argv[2]))
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+given = parser.add_mutually_exclusive_group(required=True)
+given.add_argument("picture", nargs="?", type=argparse.FileType("wb"))
+given.add_argument("--point", nargs=2, help=argparse.SUPPRESS)
+arguments = parser.parse_args()
+if arguments.point:
+    point(arguments.point[0], int(arguments.point[1]))
 else:
-    main(sys.argv[1])
+    main(arguments.picture)

@@ -6,8 +6,8 @@ writes 1,281,167 training and 50,000 validation records (1.4 GB) in half a minut
 colours of its own, so that an encoder can learn something.
 """
 
+import argparse
 import pathlib
-import sys
 
 import numpy as np
 import tensorflow as tf
@@ -89,4 +89,6 @@ def _records(classes, sides):
 
 
 if __name__ == "__main__":
-    make(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    make(parser.parse_args().folder)

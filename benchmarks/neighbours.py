@@ -7,9 +7,9 @@ CPU seconds are those of all cores, without making the features; peaks are of wh
 `product` is the matrix product alone, by which all scores are computed.
 """
 
+import argparse
 import pathlib
 import re
-import sys
 import tempfile
 import threading
 import time
@@ -58,8 +58,13 @@ def product(known, queries):
 
 
 def main():
-    known, queries, width = map(int, sys.argv[1:4])
-    search = {"ours": ours, "sklearn": sklearn, "product": product}[sys.argv[4]]
+    searches = {"ours": ours, "sklearn": sklearn, "product": product}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("known", "queries", "width"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("search", choices=searches)
+    known, queries, width, name = vars(parser.parse_args()).values()
+    search = searches[name]
     peak, ended = [0], threading.Event()
 
     def watch():
@@ -79,7 +84,7 @@ def main():
         ended.set()
         watching.join()
     print(
-        f"{sys.argv[4]}: {spent:.1f} CPU s, {seconds:.1f} s, peak {max(peak):.2f} GiB, "
+        f"{name}: {spent:.1f} CPU s, {seconds:.1f} s, peak {max(peak):.2f} GiB, "
         f"sum of the result {places.sum()}"
     )
 

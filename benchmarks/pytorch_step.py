@@ -1,14 +1,14 @@
 """Compares a training step with the same in plain PyTorch layers, in turn, on one thread each.
 
-    python benchmarks/pytorch_step.py [float32|bfloat16 [RUNS]]
+    python benchmarks/pytorch_step.py float32|bfloat16 [--runs=15]
 
 The model has ndf 64, nrkhs 512 and ndepth 3; a batch is 64 pairs of views of 32 pixels. PyTorch
 runs as written, with channels last, compiled, and with both. It starts from the same weights, and
 in float32 its first loss has to agree to 1e-4. It needs the extra `torch`, and a C++ compiler.
 """
 
+import argparse
 import itertools
-import sys
 
 import amdim_tf  # noqa: F401  before TensorFlow, whose oneDNN kernels it has on
 
@@ -154,8 +154,10 @@ def pytorch_step(ours, views, labels, locations, precision, last, compiled):
 
 
 def main():
-    precision = sys.argv[1] if len(sys.argv) > 1 else "float32"
-    runs = int(sys.argv[2]) if len(sys.argv) > 2 else 15
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("precision", choices=("float32", "bfloat16"))
+    parser.add_argument("--runs", type=int, default=15)
+    precision, runs = vars(parser.parse_args()).values()
     torch.set_num_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -6,7 +6,7 @@ The model is that of `--dataset=imagenet2012 --size=tiny`, with 2 images for eac
 imported is not counted.
 """
 
-import sys
+import argparse
 import time
 
 import numpy as np
@@ -18,7 +18,9 @@ from amdim_tf.training.building import build
 
 
 def main():
-    devices = int(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("devices", type=int)
+    devices = parser.parse_args().devices
     strategy = choose_strategy(f"cpu:{devices}" if devices > 1 else "none")
     config = load_config("imagenet2012", "tiny")
     views = np.zeros((2, 2 * devices, 128, 128, 3), "float32")

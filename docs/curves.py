@@ -5,8 +5,8 @@
 docs/training.md says which runs they are.
 """
 
+import argparse
 import pathlib
-import sys
 
 import matplotlib
 
@@ -25,6 +25,11 @@ PANELS = {
 }
 
 
+def named(text):
+    name, run = text.split("=", 1)
+    return name, run
+
+
 def main(runs):
     figure, axes = plt.subplots(2, len(PANELS) // 2, figsize=(10, 5.4), layout="constrained")
     for name, run in runs:
@@ -38,4 +43,6 @@ def main(runs):
     figure.savefig(pathlib.Path(__file__).with_name("curves.png"), dpi=90)
 
 
-main([argument.split("=", 1) for argument in sys.argv[1:]])
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("run", nargs="+", type=named, metavar="NAME=RUN")
+main(parser.parse_args().run)
