@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from every_objective import NAMES, batch_of, config_of, learner
 from long import most_long
+from stopping import assert_it_ends_the_same
 
 from amdim_tf import load_encoder, load_preprocess
 from amdim_tf.serving.saved_model import export
@@ -67,6 +68,18 @@ def test_two_replicas_are_as_one(tmp_path):
             difference = np.abs(found[f"{name}/{i}"] - value).max(initial=0)
             assert difference <= 1e-5 * np.abs(value).max(initial=1e-2), (name, i)
         assert f"{name}/{len(expected)}" not in found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name",
+    [
+        "infomax_vae",
+        *(pytest.param(x, marks=pytest.mark.release) for x in NAMES if x != "infomax_vae"),
+    ],
+)
+def test_a_stopped_run_ends_the_same(name, tmp_path, monkeypatch):
+    assert_it_ends_the_same(lambda: config_of(name), tmp_path, monkeypatch, last=1)
 
 
 @pytest.mark.long
