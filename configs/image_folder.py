@@ -9,7 +9,8 @@ those of ImageNet.
 
 from amdim_tf.config import config_module
 
-SIZES = {"tiny": (16, 128, 2, 32)} | config_module("imagenet2012").SIZES
+IMAGENET = config_module("imagenet2012")
+SIZES = {"tiny": IMAGENET.SIZES["tiny"]} | IMAGENET.SIZES  # the first is the default
 
 
 def get_config(size):

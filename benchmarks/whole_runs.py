@@ -1,0 +1,73 @@
+"""Compares the images a second of whole trainings with those of their step alone.
+
+    python benchmarks/whole_runs.py --tfds=DIR --folder=DIR
+
+A training is timed from the end of its first epoch to that of its last, with all that a run does in
+between: views, measurements, checkpoints, metrics. Its step alone, on one batch, is timed before
+and after it. DIR are CIFAR-10 in the layout of TFDS, and images in train/<class>/ and val/<class>/.
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+
+import amdim_tf  # noqa: F401  before TensorFlow, whose oneDNN kernels it has on
+
+# isort: split
+import keras
+
+from amdim_tf.config import load_config
+from amdim_tf.distribution import choose_strategy
+from amdim_tf.runs.training import train
+from amdim_tf.speed.step import steps
+from amdim_tf.speed.timing import quartiles
+from amdim_tf.training.building import check_config
+
+RUNS = 15
+# By name: the data set, the flag with its folder, and the epochs to train for.
+TRAININGS = {
+    "the default": ("photo_patches", None, 10),
+    "`--dataset=cifar10`": ("cifar10", "tfds", 2),
+    "`--dataset=image_folder`": ("image_folder", "folder", 40),
+}
+
+
+class Epochs(keras.callbacks.Callback):
+    """Notes when epochs end."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ends.append(time.perf_counter())
+
+
+def alone(config):
+    """Seconds of a training step on one batch, the median."""
+    check_config(config)
+    _, step, _ = steps(config, False, choose_strategy("none"))
+    ((_, median, _),) = quartiles([step], RUNS)
+    return median
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tfds", required=True)
+    parser.add_argument("--folder", required=True)
+    folders = vars(parser.parse_args())
+    print("| training | images/s | of its step alone |\n|---|---|---|")
+    for name, (dataset, folder, epochs) in TRAININGS.items():
+        config, clock = load_config(dataset, "tiny"), Epochs()
+        config.steps, config.epochs = 0, epochs
+        before = alone(config)
+        with tempfile.TemporaryDirectory() as run, contextlib.redirect_stdout(sys.stderr):
+            result = train(config, run, folders.get(folder), baselines=False, callbacks=[clock])
+        seconds = (before + alone(config)) / 2
+        whole = (clock.ends[-1] - clock.ends[0]) / (result["steps"] * (1 - 1 / epochs))
+        print(f"| {name} | {config.batch_size / whole:.0f} | {seconds / whole:.2f} |", flush=True)
+
+
+main()
