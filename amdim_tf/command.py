@@ -44,12 +44,28 @@ def define_device_flags() -> None:
 
 
 def configured(*names: str) -> Config:
-    """The config of the --config flags, changed by the flags `names` that are given."""
+    """The config of the --config flags, changed by the flags `names` that are given.
+
+    Raises:
+        InputError: both --epochs and --steps are given.
+    """
     config = flags.FLAGS.config
     for name in names:
         if flags.FLAGS[name].present:
             config[name] = flags.FLAGS[name].value
+    if _present("epochs") and _present("steps"):
+        raise InputError(
+            "epochs and steps cannot both be given, since either is the length of a training. "
+            f"Received: epochs={config.epochs}, steps={config.steps}"
+        )
+    if _present("epochs", "config.epochs") and not _present("steps", "config.steps"):
+        config.steps = 0  # the config may have some, and they would count
     return config
+
+
+def _present(*names):
+    """Whether any of the flags `names` is given."""
+    return any(name in flags.FLAGS and flags.FLAGS[name].present for name in names)
 
 
 def parse_flags(argv: list[str], choose_config: Callable | None) -> list[str]:

@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from amdim_tf.config import fields, load_config
+from amdim_tf.errors import InputError
 from amdim_tf.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")
@@ -137,6 +138,7 @@ def test_what_help_shows_of_the_config_can_be_given_back(run):
         (["train", "--batch_size=8"], "nearest are --config.batch_size,.*--batch_size"),
         (["train", "--dataset"], "Missing value for flag --dataset"),
         (["train", "--epochs=three"], "epochs=three"),
+        (["train", "--epochs=3", "--steps=7"], "cannot both be given.*epochs=3, steps=7"),
         (["export"], "--workdir must have a value.*; .*--output must have a value"),
         (["train", "--config.ndf", "8", "--config.nd=1"], "config.nd is no field.* ndf"),
         (["train", "--epochs", "3", "--dataset", "cifar10", "--size=no"], "xlarge for cifar10"),
@@ -148,3 +150,23 @@ def test_a_wrong_flag_is_answered_in_one_sentence(arguments, expected, run):
     message, text = run(*arguments)
     assert re.search(f"^error: .*{expected}", message), message
     assert not text and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], (300, 650)),
+        (["--epochs=3"], (3, 0)),
+        (["--config.epochs=3"], (3, 0)),
+        (["--steps=7"], (300, 7)),
+        (["--config.epochs=3", "--config.steps=7"], (3, 7)),
+    ],
+)
+def test_epochs_take_the_place_of_the_steps_of_a_config(arguments, expected, run, monkeypatch):
+    """All of a help's fields may be given back: steps that are given count."""
+
+    def train(config, *_, **others):
+        raise InputError(f"{config.epochs, config.steps}")
+
+    monkeypatch.setattr("amdim_tf.runs.training.train", train)
+    assert run("train", *arguments)[0] == f"error: {expected}"
