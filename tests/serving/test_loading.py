@@ -167,7 +167,9 @@ def test_the_examples_of_the_readme(saved):
     _, (run, *_) = saved
     labels = GENERATOR.integers(0, 3, 96)
     images = GENERATOR.integers(0, 60, (96, 40, 40, 3)) + 80 * labels[:, None, None, None]
-    (example,) = re.findall(r"```python\n(import keras\n.*?)```", GUIDE.read_text(), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(from amdim_tf import load_encoder.*?)```", GUIDE.read_text(), re.DOTALL
+    )
     frozen, tuned = example.split("\n# Fine-tuning")
     space = {"run": str(run), "images": images.astype("uint8"), "labels": labels}
     exec(frozen.replace('run = "', 'other = "'), space)
