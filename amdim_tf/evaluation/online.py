@@ -30,26 +30,18 @@ class F1:
 
     Args:
         encoder: an encoder.
-        data, config: those of its training.
+        data: what the batches are of.
         devices: `Devices`, by default one; all replicas share the work.
     """
 
-    def __init__(
-        self, encoder: keras.Model, data: Data, config: Config, devices: Devices | None = None
-    ):
-        self.data, self.config = data, config
-        self.devices = devices or Devices(tf.distribute.get_strategy())
+    def __init__(self, encoder: keras.Model, data: Data, devices: Devices | None = None):
+        self.data = data
+        devices = devices or Devices(tf.distribute.get_strategy())
 
         def function(places: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
             return places, tf.cast(encoder(images, training=False)["f1"], tf.float32), labels
 
-        self.outputs = over_batches(function, self.devices.strategy)
-
-    def batches(self, split: Split) -> pipeline.Rounds:
-        """The batches of `split`, for as many calls as there will be."""
-        return pipeline.Rounds(
-            pipeline.test_batches(self.data, split, self.config, self.devices.worker)
-        )
+        self.outputs = over_batches(function, devices.strategy)
 
     def __call__(self, batches: Iterable) -> Features:
         """The `Features` of batches; `values` (N,D) has those of images without a label, too."""
@@ -64,7 +56,7 @@ class Online:
     """Measures a model by f1 of training images, and of test images if there are classes.
 
     Args:
-        data, config, devices: see `F1`.
+        data, config, devices: those of the training.
 
     Attributes:
         images: the number of images that a measurement encodes.
@@ -86,9 +78,9 @@ class Online:
         ends a training.
         """
         if not self.f1:
-            self.f1 = F1(model.encoder, self.data, self.config, self.devices)
-            self.known_batches = self.f1.batches(self.known)
-            self.test_batches = self.test and self.f1.batches(self.test)
+            self.f1 = F1(model.encoder, self.data, self.devices)
+            self.known_batches = self._rounds(self.known)
+            self.test_batches = self.test and self._rounds(self.test)
         found = {}
         with contextlib.suppress(InputError):
             known = self.f1(self.known_batches)
@@ -97,3 +89,8 @@ class Online:
                 votes = knn(known, self.f1(self.test_batches), len(self.data.class_names))
                 found["test_knn_accuracy"] = votes.accuracy()
         return found
+
+    def _rounds(self, split: Split) -> pipeline.Rounds:
+        return pipeline.Rounds(
+            pipeline.test_batches(self.data, split, self.config, self.devices.worker)
+        )

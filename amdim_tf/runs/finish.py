@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from amdim_tf.config import fields
+from amdim_tf.data import pipeline
 from amdim_tf.data.data import Data
 from amdim_tf.errors import InputError, Stopped
 from amdim_tf.evaluation.classifiers import classify
@@ -163,10 +164,11 @@ class Rows:
 
     def health(self) -> dict[str, float]:
         """The health of f1 on test images, or on training images if no others can be used."""
-        f1_of = F1(self.model.encoder, self.data, self.config)
+        f1_of = F1(self.model.encoder, self.data)
 
         def few(split):
-            return f1_of(f1_of.batches(split.sample(min(HEALTH_IMAGES, split.size)))).values
+            split = split.sample(min(HEALTH_IMAGES, split.size))
+            return f1_of(pipeline.test_batches(self.data, split, self.config)).values
 
         try:
             f1 = few(self.data.test or self.data.train)

@@ -133,7 +133,9 @@ def _fit_encoder(run, config, data, steps, devices, views_on, weights, trackers)
     if config.pictures_every:
         every = config.pictures_every * epoch_steps
         callbacks.append(Pictures(run.path / "pictures", every, config, data))
-    test = data.test and pipeline.test_batches(data, data.test, config, devices.worker)
+    test = data.test and pipeline.Rounds(
+        pipeline.test_batches(data, data.test, config, devices.worker)
+    )
     online = Online(data, config, devices)
     measured = APART * (online.images + (data.test.size if data.test else 0))
     course = Course(
@@ -143,7 +145,7 @@ def _fit_encoder(run, config, data, steps, devices, views_on, weights, trackers)
         config.batch_size,
         epoch_steps,
         last_step,
-        test and pipeline.Rounds(test),
+        test,
         data.failures,
         tuple(callbacks),
         tuple(trackers),

@@ -19,10 +19,16 @@ from amdim_tf.training.run_directory import RunDirectory
 
 # One of each kind of encoder and objective; the others before a release.
 FIRST = ("rotation", "jigsaw", "cpc", "cmc", "infomax_vae", "dv")
-every = pytest.mark.parametrize(
-    "name",
-    [name if name in FIRST else pytest.param(name, marks=pytest.mark.release) for name in NAMES],
-)
+
+
+def named(*first):
+    """All names; those other than the `first` before a release."""
+    release = pytest.mark.release
+    names = [name if name in first else pytest.param(name, marks=release) for name in NAMES]
+    return pytest.mark.parametrize("name", names)
+
+
+every = named(*FIRST)
 # The loss of answers that are guessed.
 CHANCE = {
     "rotation": np.log(4),
@@ -71,13 +77,7 @@ def test_two_replicas_are_as_one(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "name",
-    [
-        "infomax_vae",
-        *(pytest.param(x, marks=pytest.mark.release) for x in NAMES if x != "infomax_vae"),
-    ],
-)
+@named("infomax_vae")
 def test_a_stopped_run_ends_the_same(name, tmp_path, monkeypatch):
     assert_it_ends_the_same(lambda: config_of(name), tmp_path, monkeypatch, last=1)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from amdim_tf.config import load_config
-from amdim_tf.data import sources
+from amdim_tf.data import pipeline, sources
 from amdim_tf.data.splits import in_memory
 from amdim_tf.distribution import choose_devices
 from amdim_tf.errors import InputError
@@ -61,8 +61,8 @@ def test_after_an_epoch(labelled):
     model = build_model(config, 0)
     online = Online(data, config, devices)
     found = online(model)
-    f1_of = F1(model.encoder, data, config)
-    f1 = f1_of(f1_of.batches(online.known)).values
+    f1_of = F1(model.encoder, data)
+    f1 = f1_of(pipeline.test_batches(data, online.known, config)).values
     assert len(f1) == 200
     assert found["f1_effective_rank"] == pytest.approx(effective_rank(f1))
     assert ("test_knn_accuracy" in found) == labelled

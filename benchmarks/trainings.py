@@ -1,6 +1,6 @@
-"""Compares the images a second of whole trainings with those of their step alone.
+"""Compares the images a second of complete trainings with those of their step alone.
 
-    python benchmarks/whole_runs.py --tfds=DIR --folder=DIR
+    python benchmarks/trainings.py --tfds=DIR --folder=DIR
 
 A training is timed from the end of its first epoch to that of its last, with all that a run does in
 between: views, measurements, checkpoints, metrics. Its step alone, on one batch, is timed before
@@ -66,8 +66,8 @@ def main():
         with tempfile.TemporaryDirectory() as run, contextlib.redirect_stdout(sys.stderr):
             result = train(config, run, folders.get(folder), baselines=False, callbacks=[clock])
         seconds = (before + alone(config)) / 2
-        whole = (clock.ends[-1] - clock.ends[0]) / (result["steps"] * (1 - 1 / epochs))
-        print(f"| {name} | {config.batch_size / whole:.0f} | {seconds / whole:.2f} |", flush=True)
+        taken = (clock.ends[-1] - clock.ends[0]) / (result["steps"] * (1 - 1 / epochs))
+        print(f"| {name} | {config.batch_size / taken:.0f} | {seconds / taken:.2f} |", flush=True)
 
 
 main()
