@@ -192,15 +192,15 @@ def test_batches(
 
     def decode_batch(places, example):
         def fill(good, images):
-            good = good[:-1]  # without the end that `attempt` adds
+            # Where there is no good image, the end that `attempt` adds: zeros.
+            end = tf.size(good) - 1
+            rows = tf.fill([size], end)
+            rows = tf.tensor_scatter_nd_update(rows, good[:-1, None], tf.range(end))
 
-            def filled(values, other):
-                shape = (size, *values.shape[1:])
-                return tf.scatter_nd(good[:, None], values - other, shape) + other
+            def known(column):
+                return tf.gather(tf.concat([tf.gather(column, good[:-1]), [-1]], 0), rows)
 
-            known = (filled(tf.gather(column, good), -1) for column in (places, example[1]))
-            own_places, labels = known
-            return own_places, filled(images[:-1], 0), labels
+            return known(places), tf.gather(images, rows), known(example[1])
 
         return attempt(data, transform, places, *example).map(fill)
 
@@ -224,8 +224,7 @@ def test_batches(
 class Rounds:
     """Iterates over `batches`, a data set of known length, again and again, set up only once.
 
-    TensorFlow takes seconds to set up what decodes images. When a round ends, the first batches of
-    the next one are made.
+    TensorFlow takes seconds to set up what decodes images. Between rounds no batch is held.
 
     Example:
     >>> rounds = Rounds(tf.data.Dataset.range(3))
@@ -239,9 +238,16 @@ class Rounds:
 
     def __iter__(self) -> Iterator:
         # A round that ends early takes its iterator with it.
-        endless, self._endless = self._endless or iter(self.batches.repeat()), None
+        endless, self._endless = self._endless or iter(self._repeated()), None
         yield from itertools.islice(endless, len(self.batches))
         self._endless = endless
+
+    def _repeated(self) -> tf.data.Dataset:
+        # Unlike `repeat` within a prefetch, this asks for a round's first batch when it begins.
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False
+        rounds = tf.data.Dataset.counter().flat_map(lambda _: self.batches)
+        return rounds.with_options(options)
 
 
 def batch_size(split: Split) -> int:

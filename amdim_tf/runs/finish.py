@@ -133,6 +133,7 @@ def finish(
                 lacking[name] = " ".join(f"{kind}{error}".split())
                 print(f"{name} is left out: {lacking[name]}", file=sys.stderr, flush=True)
             record()
+            gc.collect()  # its batches of images, before those of the next
     return result
 
 
