@@ -8,13 +8,12 @@ from typing import Any
 
 import jinja2
 import markdown
-from scipy import stats
 
 from amdim_tf.config import fields
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import pictures
 from amdim_tf.evaluation.results import title
-from amdim_tf.evaluation.rows import COLUMNS, ROWS
+from amdim_tf.evaluation.rows import COLUMNS, ROWS, gain_phrase, images_of, wilson
 from amdim_tf.evaluation.visualization import visualize
 from amdim_tf.files import local, printable, read_json, read_json_lines, write_text
 from amdim_tf.training.checkpoints import Checkpoints
@@ -81,6 +80,7 @@ def report(
         result=result,
         rows=_rows(result),
         columns=COLUMNS,
+        gains=gain_phrase(result) if result else "",
         missing={ROWS.get(name, name): x for name, x in result.get("missing", {}).items()},
         health=HEALTH,
         measured=[
@@ -117,15 +117,12 @@ def _rows(result: dict[str, Any]) -> list[list[str]]:
     """The table of accuracies, each with its 95 % interval by Wilson's score."""
     rows = []
     for key, row in result.get("accuracy", {}).items():
-        note = result.get("notes", {}).get(key) or ""
-        fewer = re.search(r"(\d+) test images", note)
-        images = int(fewer[1]) if fewer else result["test_images"]
+        note = result.get("notes", {}).get(key)
         cells = [ROWS[key] + (f" ({note})" if note else "")]
         for name in COLUMNS:
             cells.append("")
             if name in row:
-                count = round(row[name] * images)
-                low, high = stats.binomtest(count, images).proportion_ci(method="wilson")
+                low, high = wilson(row[name], images_of(result, key))
                 cells[-1] = f"{row[name]:.3f} ({low:.3f} to {high:.3f})"
         rows.append(cells)
     return rows

@@ -18,7 +18,7 @@ from amdim_tf.data.statistics import pixel_statistics
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.online import Online
-from amdim_tf.evaluation.rows import COLUMNS, ROWS
+from amdim_tf.evaluation.rows import COLUMNS, ROWS, gain_phrase
 from amdim_tf.evaluation.tensorboard import Pictures
 from amdim_tf.files import local
 from amdim_tf.lock import locked
@@ -201,6 +201,7 @@ def table(result: dict[str, Any]) -> str:
         cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in COLUMNS)
         note = result.get("notes", {}).get(key)
         lines.append(f"{ROWS[key]:34}" + "".join(cells) + (f"  ({note})" if note else ""))
+    lines += filter(None, [gain_phrase(result)])
     lacking = result.get("missing", {})
     if not lines and not set(lacking) & set(ROWS):
         lines = [f"{config['dataset']} has no classes by which to measure the encoder."]

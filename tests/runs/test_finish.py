@@ -9,7 +9,7 @@ import pytest
 
 from amdim_tf.config import load_config
 from amdim_tf.errors import Stopped
-from amdim_tf.evaluation.rows import ROWS
+from amdim_tf.evaluation.rows import ROWS, gains
 from amdim_tf.runs import finish
 from amdim_tf.runs.finish import Rows
 from amdim_tf.runs.training import table, train
@@ -81,6 +81,16 @@ def test_what_fails_costs_its_row_and_is_tried_again(whole, tmp_path, monkeypatc
     assert f"{whole['accuracy']['untrained']['linear']:.3f}" in card
 
 
+def test_the_gain_of_training_has_an_interval():
+    """As in Newcombe 1998, Table II, contrast (a), method 10: 56 of 70 and 48 of 80."""
+    accuracy = {"frozen": {"linear": 56 / 70, "knn": 0.5}, "untrained": {"linear": 48 / 80}}
+    result = {"accuracy": accuracy, "test_images": 70, "notes": {"untrained": "80 test images"}}
+    ((name, found),) = gains(result).items()
+    assert name == "linear" and np.allclose(found, (0.2, 0.0524, 0.3339), atol=5e-5)
+    assert "linear +0.200 (+0.052 to +0.334)" in table(result | {"config": {"dataset": "x"}})
+    assert gains({"accuracy": {"frozen": accuracy["frozen"]}, "test_images": 70}) == {}
+
+
 @pytest.mark.long
 def test_baselines_can_be_left_out_and_come_later(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(finish, "export", lambda *_: None)
@@ -106,7 +116,8 @@ def test_raw_pixels_are_few_small_and_said_to_be(tmp_path, monkeypatch):
     assert result["notes"] == dict.fromkeys(["beside", "frozen", "untrained"], "") | {
         "raw_pixels": "32x32, 60 test images"
     }
-    assert table(result).splitlines()[-1].endswith("  (32x32, 60 test images)")
+    (line,) = (each for each in table(result).splitlines() if each.startswith("raw pixels"))
+    assert line.endswith("  (32x32, 60 test images)")
     for part in pixels:
         assert part.values.dtype == np.uint8 and part.values.shape == (60, 32 * 32 * 3)
 
