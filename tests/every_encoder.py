@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from same import save
 
 from amdim_tf.config import load_config
 from amdim_tf.distribution import choose_strategy
@@ -135,5 +136,4 @@ COMPARED = {"training": weights_after_training, "gradients": gradients}
 if __name__ == "__main__":
     path, strategy_name, what, *names = sys.argv[1:]
     chosen = choose_strategy(strategy_name)
-    found = {name: COMPARED[what](chosen, name) for name in names}
-    np.savez(path, **{f"{name}/{i}": x for name, all_ in found.items() for i, x in enumerate(all_)})
+    save(path, {name: COMPARED[what](chosen, name) for name in names})

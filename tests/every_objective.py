@@ -8,6 +8,7 @@ import sys
 
 import keras
 import numpy as np
+from same import save
 
 from amdim_tf.config import load_config
 from amdim_tf.distribution import choose_strategy
@@ -64,5 +65,4 @@ def after_training(strategy, name):
 if __name__ == "__main__":
     path, strategy_name, *names = sys.argv[1:]
     chosen = choose_strategy(strategy_name)
-    found = {name: after_training(chosen, name) for name in names}
-    np.savez(path, **{f"{name}/{i}": x for name, all_ in found.items() for i, x in enumerate(all_)})
+    save(path, {name: after_training(chosen, name) for name in names})

@@ -149,9 +149,7 @@ def _trained(pairs, known, bound, updates, seed, batch):
             scores = critic((x, y))
             mean = mean_of_others(tf.stop_gradient(scores))
             moved = ops.logaddexp(moving + np.log(1 - RATE), mean + np.log(RATE))
-            moving.assign(
-                tf.where(tf.math.is_nan(moving), mean, moved)
-            )  # the first one is the mean
+            moving.assign(tf.where(tf.math.is_nan(moving), mean, moved))  # the first is the mean
             loss, _ = BOUNDS[bound](scores, moving)
         gradients = tape.gradient(loss, critic.trainable_variables)
         optimizer.apply(gradients, critic.trainable_variables)

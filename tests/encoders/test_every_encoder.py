@@ -1,8 +1,5 @@
 """Every encoder, AMDIM's own and any Keras backbone, passes the same checks."""
 
-import subprocess
-import sys
-
 import every_encoder
 import keras
 import numpy as np
@@ -10,6 +7,7 @@ import pytest
 import tensorflow as tf
 from every_encoder import ENCODERS, config_of
 from long import most_long
+from same import assert_a_step_after_a_checkpoint_is_the_same, assert_two_replicas_are_as_one
 from stopping import assert_it_ends_the_same
 
 from amdim_tf import load_encoder, load_preprocess
@@ -17,7 +15,6 @@ from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.encoder import ImageEncoder
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build, build_encoder, build_model
-from amdim_tf.training.run_directory import RunDirectory
 
 # One of each kind: a training of the others takes minutes.
 TRAINED = ("amdim at 32", "hand-made")
@@ -143,22 +140,11 @@ def test_a_stopped_training_goes_on_to_the_same_end(name, tmp_path, monkeypatch)
 
 @every_long(sorted(set(OTHERS) - set(TRAINED)))
 def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
-    """Of a training that went on, and that was restored, bit for bit, as the test above has it."""
     config = config_of(name, steps=3)
-    run = RunDirectory(tmp_path, config)
     first, second = np.random.default_rng(0).normal(size=(2, 2, 2, *[config.image_size] * 2, 3))
+    batches = (tuple(first),), (tuple(second),)
     model = build(config, 0, config.steps)
-    model.run_eagerly = True  # as above
-    model.train_on_batch(tuple(first))
-    run.save(model, 1)
-    ends = []
-    for _ in range(2):
-        model.train_on_batch(tuple(second))
-        variables = [*model.weights, *model.optimizer.variables]
-        ends.append([np.array(variable) for variable in variables])
-        assert run.restore(model) == 1
-    for ours, expected in zip(*ends, strict=True):
-        np.testing.assert_array_equal(ours, expected)
+    assert_a_step_after_a_checkpoint_is_the_same(model, config, *batches, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -171,14 +157,6 @@ def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
 )
 def test_two_replicas_are_as_one(what, names, tmp_path):
     """By training, or where that takes minutes by the gradients and averages of a step."""
-    command = [sys.executable, every_encoder.__file__, str(tmp_path / "two.npz"), "cpu:2", what]
-    done = subprocess.run([*command, *names], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "two.npz")
-    for name in names:
-        expected = every_encoder.COMPARED[what](tf.distribute.get_strategy(), name)
-        for i, value in enumerate(expected):
-            difference = np.abs(found[f"{name}/{i}"] - value).max(initial=0)
-            largest = np.abs(value).max(initial=1e-2)
-            assert difference <= 1e-5 * largest, (name, i)
-        assert f"{name}/{len(expected)}" not in found
+    one = tf.distribute.get_strategy()
+    expected = {name: every_encoder.COMPARED[what](one, name) for name in names}
+    assert_two_replicas_are_as_one(every_encoder.__file__, (what,), expected, tmp_path)

@@ -1,8 +1,5 @@
 """Every method of Table 1 passes the same checks; tests of their own are in test_methods."""
 
-import subprocess
-import sys
-
 import every_objective
 import keras
 import numpy as np
@@ -10,12 +7,12 @@ import pytest
 import tensorflow as tf
 from every_objective import NAMES, batch_of, config_of, learner
 from long import most_long
+from same import assert_a_step_after_a_checkpoint_is_the_same, assert_two_replicas_are_as_one
 from stopping import assert_it_ends_the_same
 
 from amdim_tf import load_encoder, load_preprocess
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build, build_model
-from amdim_tf.training.run_directory import RunDirectory
 
 # One of each kind of encoder and objective; the others before a release.
 FIRST = ("rotation", "jigsaw", "cpc", "cmc", "infomax_vae", "dv")
@@ -63,17 +60,9 @@ def test_labels_do_not_reach_the_encoder_and_the_loss_starts_at_chance(name):
 
 @pytest.mark.long
 def test_two_replicas_are_as_one(tmp_path):
-    command = [sys.executable, every_objective.__file__, str(tmp_path / "two.npz"), "cpu:2"]
-    names = (*FIRST, "exemplar")
-    done = subprocess.run([*command, *names], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "two.npz")
-    for name in names:
-        expected = every_objective.after_training(tf.distribute.get_strategy(), name)
-        for i, value in enumerate(expected):
-            difference = np.abs(found[f"{name}/{i}"] - value).max(initial=0)
-            assert difference <= 1e-5 * np.abs(value).max(initial=1e-2), (name, i)
-        assert f"{name}/{len(expected)}" not in found
+    one = tf.distribute.get_strategy()
+    expected = {name: every_objective.after_training(one, name) for name in (*FIRST, "exemplar")}
+    assert_two_replicas_are_as_one(every_objective.__file__, (), expected, tmp_path)
 
 
 @pytest.mark.long
@@ -86,19 +75,8 @@ def test_a_stopped_run_ends_the_same(name, tmp_path, monkeypatch):
 @every
 def test_a_step_after_a_checkpoint_is_the_same(name, tmp_path):
     config = config_of(name)
-    run = RunDirectory(tmp_path, config)
-    views, labels = batch_of(config)
-    model = build(config, 3, config.steps)
-    model.run_eagerly = True
-    model.train_on_batch(views, labels)
-    run.save(model, 1)
-    ends = []
-    for _ in range(2):
-        model.train_on_batch(views, labels)
-        ends.append([np.array(x) for x in (*model.weights, *model.optimizer.variables)])
-        assert run.restore(model) == 1
-    for ours, expected in zip(*ends, strict=True):
-        np.testing.assert_array_equal(ours, expected)
+    batch, model = batch_of(config), build(config, 3, config.steps)
+    assert_a_step_after_a_checkpoint_is_the_same(model, config, batch, batch, tmp_path)
 
 
 @pytest.mark.long
