@@ -13,14 +13,13 @@ import pathlib
 import shutil
 import time
 
-import numpy as np
-import tensorflow as tf
-
 from amdim_tf.config import load_config
 from amdim_tf.files import write_json
 from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build
 from amdim_tf.training.run_directory import RunDirectory, load_model
+import numpy as np
+import tensorflow as tf
 
 CLASSES = 1000
 

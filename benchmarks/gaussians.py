@@ -11,11 +11,10 @@ import argparse
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-
 from amdim_tf.evaluation.information import estimate  # noqa: E402
 from amdim_tf.objectives.bounds import BOUNDS  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
 
 CORRELATIONS = np.arange(1, 10) / 10
 DIMENSIONS, PAIRS, UPDATES, SEEDS = 20, 20000, 2000, (0, 1, 2)

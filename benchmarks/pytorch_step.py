@@ -10,20 +10,16 @@ in float32 its first loss has to agree to 1e-4. It needs the extra `torch`, and 
 import argparse
 import itertools
 
-import amdim_tf  # noqa: F401  before TensorFlow, whose oneDNN kernels it has on
-
-# isort: split
-import numpy as np
-import tensorflow as tf
-import torch
-from keras import ops
-from torch import nn
-from torch.nn import functional as F
-
 from amdim_tf.config import load_config
 from amdim_tf.speed.step import step_flops
 from amdim_tf.speed.timing import Table
 from amdim_tf.training.building import build, check_config
+from keras import ops
+import numpy as np
+import tensorflow as tf
+import torch
+from torch import nn
+from torch.nn import functional as F
 
 NDF, NRKHS, NDEPTH, BATCH, CLASSES = 64, 512, 3, 64, 10
 

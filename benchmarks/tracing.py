@@ -9,12 +9,11 @@ imported is not counted.
 import argparse
 import time
 
-import numpy as np
-import tensorflow as tf
-
 from amdim_tf.config import load_config
 from amdim_tf.distribution import choose_strategy
 from amdim_tf.training.building import build
+import numpy as np
+import tensorflow as tf
 
 
 def main():

@@ -13,17 +13,13 @@ import sys
 import tempfile
 import time
 
-import amdim_tf  # noqa: F401  before TensorFlow, whose oneDNN kernels it has on
-
-# isort: split
-import keras
-
 from amdim_tf.config import load_config
 from amdim_tf.distribution import choose_strategy
 from amdim_tf.runs.training import train
 from amdim_tf.speed.step import steps
 from amdim_tf.speed.timing import quartiles
 from amdim_tf.training.building import check_config
+import keras
 
 RUNS = 15
 # By name: the data set, the flag with its folder, and the epochs to train for.
