@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,7 @@ from amdim_tf.errors import InputError
 
 # Records that one call reads.
 TOGETHER = 64
+PIXELS = {"image": tf.io.FixedLenFeature((), tf.string)}
 
 
 def in_array_records(instructions: Sequence[tuple], parse: Callable) -> Split:
@@ -77,3 +79,21 @@ def in_array_records(instructions: Sequence[tuple], parse: Callable) -> Split:
         )
 
     return at(np.arange(ends[-1]))
+
+
+def named_images(instructions: Sequence[Any]) -> tf.data.Dataset:
+    """The (name, file) of each image, named as TFDS names the records of files of other kinds.
+
+    Args:
+        instructions: TFDS's `file_instructions`.
+    """
+    names = [
+        f"{os.path.basename(one.filename)}__{one.skip + i}"
+        for one in instructions
+        for i in range(one.take)
+    ]
+    split = in_array_records(
+        [(str(one.filename), one.skip, one.take, 0) for one in instructions],
+        lambda record: tf.io.parse_single_example(record, PIXELS)["image"],
+    )
+    return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(names), split.examples)

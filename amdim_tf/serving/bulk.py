@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from amdim_tf.data.array_records import in_array_records
+from amdim_tf.data.array_records import named_images
 from amdim_tf.data.channels import extensions
 from amdim_tf.data.folders import PassedOver, walk
 from amdim_tf.data.pipeline import transformed
@@ -27,9 +27,14 @@ from amdim_tf.data.splits import FRAME_BYTES
 from amdim_tf.data.tfds_sets import FILES, dtype_name
 from amdim_tf.errors import InputError, one_line
 from amdim_tf.evaluation.features import digest
-from amdim_tf.files import has_scheme, printable, readable, replacing
+from amdim_tf.files import has_scheme, printable, readable
 from amdim_tf.lock import locked
-from amdim_tf.serving.feature_files import write_parquet, write_text, write_tfrecord
+from amdim_tf.serving.feature_files import (
+    write_complete,
+    write_parquet,
+    write_text,
+    write_tfrecord,
+)
 from amdim_tf.serving.loading import load_encoder, load_preprocess
 from amdim_tf.typing import Tensor
 
@@ -39,7 +44,6 @@ BATCH = 64
 WRITERS = {"parquet": write_parquet, "tfrecord": write_tfrecord}
 # Features of the `tf.train.Example`s that are read.
 IMAGE, NAME = "image/encoded", "image/filename"
-PIXELS = {"image": tf.io.FixedLenFeature((), tf.string)}
 # Files that say what an output is made of. Readers of Parquet folders pass over such names.
 CLAIM, NAMES = "_embedding.json", "_names"
 
@@ -145,7 +149,7 @@ class Job:
             )
         builder = self._builder()
         if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-            return _array_records(builder.info.splits[chunk].file_instructions)
+            return named_images(builder.info.splits[chunk].file_instructions)
         examples = builder.as_dataset(
             split=chunk,
             decoders={"image": tfds.decode.SkipDecoding()},
@@ -162,20 +166,6 @@ class Job:
         features = {name: tf.io.FixedLenFeature((), tf.string, "") for name in (IMAGE, NAME)}
         example = tf.io.parse_single_example(record, features)
         return tf.where(example[NAME] == "", origin, example[NAME]), example[IMAGE]
-
-
-def _array_records(instructions):
-    """What `Job.records` gives, with the names that TFDS gives to records of other files."""
-    origins = [
-        f"{os.path.basename(one.filename)}__{one.skip + i}"
-        for one in instructions
-        for i in range(one.take)
-    ]
-    split = in_array_records(
-        [(str(one.filename), one.skip, one.take, 0) for one in instructions],
-        lambda record: tf.io.parse_single_example(record, PIXELS)["image"],
-    )
-    return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(origins), split.examples)
 
 
 def embed(job: Job, runner: str | None = None, beam_options: Sequence[str] = ()) -> list[str]:
@@ -228,7 +218,11 @@ def embed(job: Job, runner: str | None = None, beam_options: Sequence[str] = ())
 
 
 def embed_chunk(job: Job, item: tuple) -> None:
-    """Computes and writes an `item`, (chunk, target), of `job`; each image is read once."""
+    """Computes and writes an `item`, (chunk, target), of `job`; each image is read once.
+
+    Raises:
+        InputError: the files of a set are gone, cut off, or of other features.
+    """
     _, target = item
     write_complete(target, WRITERS[job.format], _rows(job, *item))
 
@@ -238,18 +232,9 @@ def _rows(job, chunk, target):
 
     They are there before `target` is: a chunk that has its file is not looked at again.
     """
-    prepare, embed_batch = _functions(job)
-
-    def decode(origins, records):
-        count = tf.size(origins, tf.int64)
-        good = transformed(prepare, tf.range(count), count, origins, records)
-        lengths = tf.reduce_sum(tf.cast(tf.strings.length(records), tf.int64) + FRAME_BYTES)
-        return good.map(lambda places, values: (origins, lengths, places, *values))
-
-    # Each batch ends with what `transformed` adds.
-    batches = job.records(chunk).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
+    _, embed_batch = _functions(job)
     broken, count, length = [], 0, 0
-    for origins, bytes_read, places, names, images in batches.as_numpy_iterator():
+    for origins, bytes_read, places, names, images in _batches(job, chunk):
         lost = np.setdiff1d(np.arange(len(origins)), places)
         broken += [printable(origins[place]) for place in lost]
         count, length = count + len(origins), length + int(bytes_read)
@@ -263,6 +248,27 @@ def _rows(job, chunk, target):
         # A name that readers pass over who read a folder of Parquet files as one table.
         folder, _, name = target.rpartition("/")
         write_complete(f"{folder}/_{name}.broken.txt", write_text, "\n".join(broken))
+
+
+def _batches(job, chunk):
+    """Yields (origins, bytes, places of good images, their names and images) of a `chunk`."""
+    prepare, _ = _functions(job)
+
+    def decode(origins, records):
+        count = tf.size(origins, tf.int64)
+        good = transformed(prepare, tf.range(count), count, origins, records)
+        lengths = tf.reduce_sum(tf.cast(tf.strings.length(records), tf.int64) + FRAME_BYTES)
+        return good.map(lambda places, values: (origins, lengths, places, *values))
+
+    # Each batch ends with what `transformed` adds.
+    try:
+        batches = job.records(chunk).batch(BATCH).flat_map(decode).prefetch(tf.data.AUTOTUNE)
+        yield from batches.as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise InputError(
+            f"{job.source} must name files that can be read ({one_line(error)}). "
+            f"Received: {job.path}"
+        ) from error
 
 
 @functools.cache
@@ -290,12 +296,6 @@ def _functions(job):
         return name, preprocess.file(contents, tiff=True)
 
     return prepare, tf.function(encoder, [tf.TensorSpec(shape, tf.float32)], autograph=False)
-
-
-def write_complete(path: str, write: Callable, *contents: Any) -> None:
-    """Calls `write(*contents, path)` such that a crash leaves no `path` that is incomplete."""
-    with replacing(path) as unfinished:
-        write(*contents, str(unfinished))
 
 
 def _run_pipeline(items, work, options):

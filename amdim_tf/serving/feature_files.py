@@ -7,7 +7,8 @@ knows.
 import io
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,16 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from amdim_tf.errors import InputError, one_line
-from amdim_tf.files import local, printable
+from amdim_tf.files import local, printable, replacing
 
 # Batches of rows that are a row group of a Parquet file.
 GROUP = 16
+
+
+def write_complete(path: str, write: Callable, *contents: Any) -> None:
+    """Calls `write(*contents, path)` such that a crash leaves no `path` that is incomplete."""
+    with replacing(path) as unfinished:
+        write(*contents, str(unfinished))
 
 
 def write_text(text: str, path: str) -> None:

@@ -160,6 +160,19 @@ def test_images_of_tfds(encoder, images, tmp_path):
     found = np.array([f1 for _, f1 in rows(output)])
     np.testing.assert_allclose(np.sort(found, 0), np.sort(expected, 0), atol=1e-5)
 
+    (shard,) = tmp_path.glob("made_unlabelled/**/*.tfrecord*")
+    contents = shard.read_bytes()
+    for damage in (
+        lambda: shard.write_bytes(contents[: len(contents) // 2]),
+        lambda: shard.write_bytes(b"no records" * 20),
+        lambda: write_records(shard, 3 * [(b"no", b"image")]),
+        shard.unlink,
+    ):
+        damage()
+        with pytest.raises(InputError, match="can be read .*Received: made_unlabelled/train"):
+            embed(dataclasses.replace(job, output=str(tmp_path / "others")))
+        assert not list((tmp_path / "others").glob("part*"))
+
 
 def write_records(path, records):
     """A TFRecord file of (name, contents), or of bytes as they are."""
