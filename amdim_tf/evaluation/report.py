@@ -13,7 +13,7 @@ from amdim_tf.config import fields
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import pictures
 from amdim_tf.evaluation.results import title
-from amdim_tf.evaluation.rows import COLUMNS, ROWS, gain_phrase, images_of, wilson
+from amdim_tf.evaluation.rows import COLUMNS, HEADINGS, ROWS, gain_phrase, images_of, wilson
 from amdim_tf.evaluation.visualization import visualize
 from amdim_tf.files import local, printable, read_json, read_json_lines, write_text
 from amdim_tf.training.checkpoints import Checkpoints
@@ -79,7 +79,7 @@ def report(
         config=fields(config),
         result=result,
         rows=_rows(result),
-        columns=COLUMNS,
+        headings=HEADINGS.values(),
         gains=gain_phrase(result) if result else "",
         missing={ROWS.get(name, name): x for name, x in result.get("missing", {}).items()},
         health=HEALTH,

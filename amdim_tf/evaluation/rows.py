@@ -10,7 +10,8 @@ from amdim_tf.evaluation.features import Features
 from amdim_tf.evaluation.protocols.knn import knn
 from amdim_tf.typing import Config
 
-COLUMNS = ("linear", "mlp", "knn")
+HEADINGS = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
+COLUMNS = tuple(HEADINGS)
 ROWS = {
     "beside": "encoder, online probes",
     "frozen": "encoder, frozen",
@@ -68,7 +69,7 @@ def gains(result: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
 def gain_phrase(result: dict[str, Any]) -> str:
     """The `gains` of a result in one line; empty if there are none."""
     each = [
-        f"{name} {value:+.3f} ({low:+.3f} to {high:+.3f})"
+        f"{HEADINGS[name]} {value:+.3f} ({low:+.3f} to {high:+.3f})"
         for name, (value, low, high) in gains(result).items()
     ]
     return f"Frozen encoder, trained minus untrained: {', '.join(each)}" if each else ""

@@ -18,7 +18,7 @@ from amdim_tf.data.statistics import pixel_statistics
 from amdim_tf.distribution import check_agreement, check_batch, choose_devices
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation.online import Online
-from amdim_tf.evaluation.rows import COLUMNS, ROWS, gain_phrase
+from amdim_tf.evaluation.rows import COLUMNS, HEADINGS, ROWS, gain_phrase
 from amdim_tf.evaluation.tensorboard import Pictures
 from amdim_tf.files import local
 from amdim_tf.lock import locked
@@ -195,7 +195,7 @@ def table(result: dict[str, Any]) -> str:
     if result["accuracy"]:
         lines = [
             f"Accuracy on the {result['test_images']} test images of {config['dataset']}",
-            f"{'':34}{'linear':>8}{'MLP':>8}{'kNN':>8}",
+            f"{'':34}" + "".join(f"{heading:>8}" for heading in HEADINGS.values()),
         ]
     for key, row in result["accuracy"].items():
         cells = (f"{row[name]:8.3f}" if name in row else f"{'-':>8}" for name in COLUMNS)
