@@ -7,7 +7,7 @@ import tensorflow as tf
 from amdim_tf import command
 from amdim_tf.config import fields
 from amdim_tf.data.decoding import MAX_PIXELS
-from amdim_tf.evaluation.rows import COLUMNS, ROWS
+from amdim_tf.evaluation.rows import COLUMNS, HEADINGS, ROWS
 from amdim_tf.typing import Config
 
 
@@ -104,7 +104,7 @@ def accuracies(result: dict | None) -> str:
     """The table of the accuracies of a `result`, in Markdown."""
     if not result or not result["accuracy"]:
         return "Not measured."
-    lines, notes = [["on the test set", "linear", "MLP", "kNN"]], result.get("notes", {})
+    lines, notes = [["on the test set", *HEADINGS.values()]], result.get("notes", {})
     for key, row in result["accuracy"].items():
         cells = (f"{row[name]:.3f}" if name in row else "" for name in COLUMNS)
         note = f" ({notes[key]})" if notes.get(key) else ""
