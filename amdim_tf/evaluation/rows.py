@@ -54,7 +54,7 @@ def gains(result: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
         {"linear", "mlp", "knn"} of (difference, low, high): the 95 % interval is Newcombe's by
         Wilson's scores (Statistics in Medicine 17, 1998, method 10), as of independent samples.
     """
-    accuracy, found = result["accuracy"], {}
+    accuracy, found = result.get("accuracy", {}), {}
     trained, untrained = accuracy.get("frozen", {}), accuracy.get("untrained", {})
     for name in [name for name in COLUMNS if name in trained and name in untrained]:
         a, b = trained[name], untrained[name]
