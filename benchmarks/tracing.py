@@ -2,8 +2,8 @@
 
     python benchmarks/tracing.py N --size=large
 
-The model is that of `--dataset=imagenet2012`, with 2 images for each device, which are random: the
-time that data takes is not in it.
+The model is that of `--dataset=imagenet2012`, with 2 black images for each device: the time that
+data takes is not in it.
 """
 
 import argparse

@@ -80,7 +80,7 @@ def report(
         result=result,
         rows=_rows(result),
         headings=HEADINGS.values(),
-        gains=gain_phrase(result) if result else "",
+        gains=gain_phrase(result),
         missing={ROWS.get(name, name): x for name, x in result.get("missing", {}).items()},
         health=HEALTH,
         measured=[
