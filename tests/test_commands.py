@@ -72,7 +72,7 @@ def world(tmp_path_factory):
 
 
 # Each command on these pages trains, measures or exports a run of its own.
-MANY = ("data", "encoders", "evaluation", "extending")
+MANY = ("data", "evaluation")
 
 
 def marked(page):

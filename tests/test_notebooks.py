@@ -9,7 +9,7 @@ from golden_values import ROOT
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 
 
-@pytest.mark.release
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, tmp_path, monkeypatch):
     made.image_folder(tmp_path / "flowers", {"train": 70, "val": 10})

@@ -296,9 +296,11 @@ class Amdim(Objective):
         self._score = distribution.region(self._score, compiled)  # type: ignore[method-assign]
 
     def flops(self, batch: int) -> int:
-        """Operations of the scores: both directions, forward, and for both operands' gradients."""
-        locations = sum(m * m * (1 + self.small_crops * (n == 1)) for n, m in self.tasks)
-        return 3 * 2 * 2 * batch * batch * locations * self.nrkhs
+        """Operations of scores and mixture: both views, forward, both operands' gradients."""
+        antecedents = max(1, self.components) + self.small_crops  # in the place of f1
+        scored = batch * sum(m * m * (antecedents if n == 1 else 1) for n, m in self.tasks)
+        mixed = self.nrkhs * (1 + self.components) if self.mixture else 0
+        return 3 * 2 * 2 * batch * (scored + mixed) * self.nrkhs
 
     def __str__(self) -> str:
         small = f", {self.small_crops} small crops" * bool(self.small_crops)

@@ -70,8 +70,8 @@ class Cmc(Objective):
         return Losses(loss, {"nce": loss}, {"loss": loss, "bound": ops.log(candidates) - loss})
 
     def flops(self, batch: int) -> int:
-        """Operations of the scores in both directions, and of their gradients."""
-        return 3 * 2 * 2 * batch * batch * self.width
+        """Operations of the heads and of the scores in both directions, and of their gradients."""
+        return 3 * 2 * batch * self.width * (self.encoder.nrkhs + 2 * batch)
 
     def get_config(self) -> dict:
         return {"width": self.width, "temperature": self.temperature}

@@ -1,6 +1,5 @@
 """CPC: patches predict those in the rows below (van den Oord et al. 2018, arXiv 1807.03748)."""
 
-import math
 from typing import Any
 
 import keras
@@ -125,10 +124,11 @@ class Cpc(PatchObjective):
         return Losses(loss, {"nce": loss}, {"loss": loss, "bound": bound})
 
     def flops(self, batch: int) -> int:
-        """Operations of the scores, forward and for both operands' gradients."""
+        """Operations of dense layers and scores, forward and for both operands' gradients."""
         grid = self.encoder.grid
         predictions = sum(min(row, self.rows) for row in range(1, grid)) * grid
-        return math.prod((3, 2, batch, batch, predictions, grid, self.width))
+        dense = grid * grid * (self.rows + 1) * self.encoder.nrkhs
+        return 3 * 2 * batch * self.width * (dense + batch * predictions * grid)
 
     def get_config(self) -> dict:
         return {"steps": self.steps, "width": self.width}

@@ -114,6 +114,12 @@ class InfomaxVae(Objective):
             self.moving.update(distribution.all_mean(contrast.ratios()))
         return (losses[0] + losses[1]) / 2
 
+    def flops(self, batch: int) -> int:
+        """Operations of dense layers and scores, forward and for both operands' gradients."""
+        dense = self.code, self.of_view, self.of_code, self.decoder.layers[0]
+        weights = sum(math.prod(layer.kernel.shape) for layer in dense)
+        return 3 * 2 * batch * (weights + 2 * batch * self.width)
+
     def get_config(self) -> dict:
         return {name: getattr(self, name) for name in ("width", "alpha", "beta", "bound")}
 

@@ -45,3 +45,7 @@ class Rotation(Objective):
         f1 = embeddings[1]
         angles = ops.repeat(ops.arange(ANGLES), ops.shape(f1)[0] // ANGLES)
         return choice.choice(self.head(f1), angles)
+
+    def flops(self, batch: int) -> int:
+        """Operations of the classifier, forward and for both operands' gradients."""
+        return 3 * 2 * ANGLES * batch * self.encoder.nrkhs * ANGLES

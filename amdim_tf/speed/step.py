@@ -28,8 +28,15 @@ def step_flops(model: Learner, batch: int) -> int:
     of_encoder = set(model.encoder._flatten_layers())
     patches = getattr(model.encoder, "grid", 1) ** 2
     others = keras.layers.DepthwiseConv2D, keras.layers.Dense
-    for layer, shape in (*convolutions(model), *layers_with_input(model.encoder, others)):
-        _, *places, _ = layer.compute_output_shape(shape)
+    decoding = keras.layers.Conv2DTranspose
+    for layer, shape in (
+        *convolutions(model),
+        *layers_with_input(model, decoding),
+        *layers_with_input(model.encoder, others),
+    ):
+        # A transposed convolution is the gradient of one whose output is its input.
+        small = shape if isinstance(layer, decoding) else layer.compute_output_shape(shape)
+        _, *places, _ = small
         products = 3 if shape[-1] > 3 else 2  # the first one's inputs are images
         images = model.objective.views * model.objective.copies * batch
         images *= patches if layer in of_encoder else 1

@@ -6,13 +6,9 @@ import sys
 
 import matplotlib.image
 import pytest
-import tensorflow as tf
 
-from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.errors import InputError
 from amdim_tf.speed.benchmark import read_earlier
-from amdim_tf.speed.step import step_flops
-from amdim_tf.training.model import AMDIM
 
 TINY = ["--config.ndf=4", "--config.nrkhs=16", "--config.ndepth=1", "--config.batch_size=8"]
 
@@ -56,20 +52,6 @@ def test_every_part_is_measured_and_compared(tmp_path):
     assert float(ratio) == pytest.approx(rows[product]["value"], abs=0.01)
     picture = matplotlib.image.imread(tmp_path / "now.png")
     assert picture.shape[:2] == (420, 1080) and picture.std() > 0.05
-
-
-def test_the_arithmetic_is_that_of_the_graph():
-    model = AMDIM(Encoder(32, ndf=4, nrkhs=16, ndepth=2), classes=0)
-    images = tf.zeros((2 * 8, 32, 32, 3))
-    graph = tf.function(lambda: model._project(images)).get_concrete_function().graph
-    forward = [
-        2 * math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[:-1])
-        for op in graph.get_operations()
-        if op.type in ("Conv2D", "MatMul")
-    ]
-    scores = 2 * 2 * 8 * 8 * (25 + 49 + 25) * 16
-    # Forward and two gradients, but for that of the images.
-    assert step_flops(model, 8) == 3 * (sum(forward) + scores) - forward[0]
 
 
 def test_an_earlier_benchmark_that_is_none_is_refused(tmp_path):
