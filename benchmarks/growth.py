@@ -48,6 +48,7 @@ def main(picture):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
     import numpy as np
 
     figure, axes = plt.subplots(2, 3, figsize=(10, 5.4), layout="constrained")
@@ -72,6 +73,7 @@ def main(picture):
         print(f"<!-- {values}: {points.tolist()} -->", flush=True)
         ax.set(xscale="log", yscale="log", title=knob.replace("_", " "), xticks=values)
         ax.set_xticks(values, map(str, values))
+        ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=9)

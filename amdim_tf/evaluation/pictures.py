@@ -45,7 +45,7 @@ class Shown:
 
 
 def choose(data: Data, config: Config, count: int) -> Shown:
-    """The first `count` test images, and views of a batch of them.
+    """The first `count` test images, and two views of a batch of them, whatever training sees.
 
     Data without a test set gives training images.
 
@@ -63,6 +63,7 @@ def choose(data: Data, config: Config, count: int) -> Shown:
     images, labels = images[places >= 0], labels[places >= 0]
     config = config.copy_and_resolve_references()
     config.batch_size = min(maps.BATCH, split.size)
+    config.views.number, config.views.small_crops = 2, 0
     data = dataclasses.replace(data, train=split)
     (((x1, x2), _),) = pipeline.train_batches(data, config, 0, 1).as_numpy_iterator()
     return Shown(images, labels, x1, x2)

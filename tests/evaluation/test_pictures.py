@@ -7,10 +7,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tensorflow as tf
+from every_objective import NAMES, config_of, learner
 from google.protobuf import text_format
+from long import most_long
 from tensorboard.plugins import projector
 
 from amdim_tf.config import load_config
+from amdim_tf.data import sources
 from amdim_tf.errors import InputError
 from amdim_tf.evaluation import maps, pictures
 from amdim_tf.evaluation.evaluation import draw_confusion
@@ -123,6 +126,18 @@ def check_texts(figure, name):
         assert 0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, (name, text)
     for (a, first), (b, second) in itertools.combinations(zip(texts, boxes, strict=True), 2):
         assert not first.overlaps(second), (name, a, b)
+
+
+@pytest.mark.parametrize("name", most_long((*NAMES, "small crops"), 3))
+def test_any_number_of_views_has_pictures(name):
+    config = config_of(name, **{"views.small_crops": int(name == "small crops")})
+    data, model = sources.load(config), learner(config, "float32", classes=0)
+    shown = pictures.choose(data, config, pictures.LEAST)
+    assert shown.x1.shape == shown.x2.shape and (shown.x1 != shown.x2).any()
+    found = {title for title, _ in pictures.draw(model, config, shown, data.class_names)}
+    plt.close("all")
+    of_maps = {"views"} if name in ("jsd", "dv", "small crops") else set()
+    assert found == {"retrieval", "map"} | of_maps
 
 
 @pytest.mark.long
