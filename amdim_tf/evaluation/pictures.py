@@ -240,8 +240,9 @@ def curves(lines: Sequence[Mapping[str, float]]) -> Figure:
         lines: the records in metrics.jsonl, see `callbacks.Measurements`.
     """
     panels = {
+        "loss": ("", r"(loss)"),
         "loss of each task": ("nats", r"nce_(.+)"),
-        "bound on the mutual information": ("nats", r"bound_(.+)"),
+        "bound on the mutual information": ("nats", r"(?:bound_)?(bound|information|\d+-\d+)"),
         "accuracy": ("fraction of the images", r"(.+)_accuracy"),
         "spread of f1": ("", r"f1_(std|alignment|uniformity)"),
         "effective rank of f1": ("dimensions", r"f1_effective_(rank)"),

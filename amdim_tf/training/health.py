@@ -16,7 +16,8 @@ def of_batch(f1: Tensor, views: int) -> dict[str, Tensor]:
 
     - f1_std: standard deviation of a dimension, times the root of their number: 1 if f1 points in
       all directions alike, 0 if it has collapsed.
-    - f1_alignment: mean squared distance of the first two views of an image; 0 if f1 is the same.
+    - f1_alignment: mean squared distance of the first two views of an image, if there are two; 0
+      if f1 is the same.
     - f1_uniformity: log of the mean of exp(-2 d^2) over pairs of images of the first view, at
       distance d; 0 if f1 has collapsed, and about -4 if it is uniform in many dimensions.
 
@@ -38,10 +39,10 @@ def of_batch(f1: Tensor, views: int) -> dict[str, Tensor]:
     images = ops.shape(first)[0]
     pairs = ops.cast(images * (images - 1), "float32")
     apart = ops.exp(-2 * distances) * (1 - ops.eye(images))
-    other = others[0] if others else first
-    return {
-        "f1_std": width * ops.mean(ops.std(first, axis=0)),
-        "f1_alignment": ops.mean(ops.sum(ops.square(first - other), axis=1)),
+    found = {"f1_std": width * ops.mean(ops.std(first, axis=0))}
+    if others:
+        found["f1_alignment"] = ops.mean(ops.sum(ops.square(first - others[0]), axis=1))
+    return found | {
         # A single image has no pairs.
         "f1_uniformity": ops.log(ops.where(pairs > 0, ops.sum(apart) / pairs, 1.0)),
     }

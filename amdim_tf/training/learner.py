@@ -169,11 +169,11 @@ class Learner(Trainer):
         for name, mean in self.objective_means.items():
             mean.update_state(ops.where(good == 1, losses.metrics[name], 0), good)
         self.measure_probes(labels, logits, from_probes, good)
-        if not self.frozen:
-            for name, value in health.of_batch(f1, len(views)).items():
-                self.health_means[name].update_state(ops.where(good == 1, value, 0), good)
-        logs = results(self.objective_means) | results(self.probe_means)
-        return logs | results(self.health_means) | {"skipped": self.skipped.result()}
+        measured = {} if self.frozen else health.of_batch(f1, len(views))
+        for name, value in measured.items():
+            self.health_means[name].update_state(ops.where(good == 1, value, 0), good)
+        logs = self.objective_means | self.probe_means | {"skipped": self.skipped}
+        return results(logs | {name: self.health_means[name] for name in measured})
 
     def _project(self, images):
         """{n: features of all views}, before the last batch norms."""

@@ -83,7 +83,7 @@ def test_pictures_can_be_read(drawn):
         "views": 5 * 5,
         "segmentation": 5 * 7,
         "map": 1,
-        "curves": 4,
+        "curves": 5,
     }  # no epoch ended
     assert set(figures) == set(panels)
     for name, figure in figures.items():
@@ -97,6 +97,15 @@ def test_pictures_can_be_read(drawn):
             drawn_there = [*each.images, *each.lines]
             assert drawn_there and (each.lines or np.std(each.images[0].get_array()) > 0), name
         check_texts(figure, name)
+
+
+def test_curves_of_a_loss_without_tasks():
+    line = {"loss": 1.0, "bound": 0.5, "pretext_accuracy": 0.1, "linear_loss": 2.0}
+    figure = pictures.curves([line | {"step": step} for step in (1, 2)])
+    titles = ["loss", "bound on the mutual information", "accuracy"]
+    assert [axes.get_title() for axes in figure.axes] == titles
+    assert all(len(axes.lines) == 1 for axes in figure.axes)
+    plt.close(figure)
 
 
 @pytest.mark.long

@@ -30,6 +30,7 @@ def test_against_loops():
     found = of_batch(f1, views=2)
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4), name
+    assert "f1_alignment" not in of_batch(f1, views=1)  # there is nothing to compare with
     assert of_features(f1[:5])["f1_uniformity"] == pytest.approx(
         expected["f1_uniformity"], rel=1e-4
     )
