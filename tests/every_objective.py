@@ -46,7 +46,8 @@ def learner(config, dtype, classes):
 def batch_of(config, count=4):
     """((x1, ...), labels) of random images."""
     generator, size = np.random.default_rng(0), config.image_size
-    views = generator.uniform(size=(config.views.number, count, size, size, 3))
+    number = config.views.number + config.views.small_crops
+    views = generator.uniform(size=(number, count, size, size, 3))
     return tuple(views.astype("float32")), generator.integers(0, 3, count)
 
 

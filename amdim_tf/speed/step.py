@@ -38,8 +38,9 @@ def step_flops(model: Learner, batch: int) -> int:
         small = shape if isinstance(layer, decoding) else layer.compute_output_shape(shape)
         _, *places, _ = small
         products = 3 if shape[-1] > 3 else 2  # the first one's inputs are images
-        images = model.objective.views * model.objective.copies * batch
-        images *= patches if layer in of_encoder else 1
+        views = model.objective.views * model.objective.copies
+        # phi has no maps of small crops.
+        images = batch * (views * patches if layer in of_encoder else min(views, 2))
         flops += products * 2 * images * math.prod(places) * math.prod(layer.kernel.shape)
     return flops
 

@@ -124,7 +124,8 @@ def test_gaussians_of_known_information(bound):
     low, high = found.interval
     assert low < found.nats < high and found.batch == 512
     assert known - 0.3 < found.nats < known + 0.1
-    assert abs(estimate(x, y[::-1], bound, updates=100).nats) < 0.1
+    # Nor does a critic that learned its pairs by heart count.
+    assert abs(estimate(x, y[::-1], bound, updates=600).nats) < 0.1
 
 
 def test_files_that_do_not_fit_in_memory(tmp_path):

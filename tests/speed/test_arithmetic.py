@@ -52,6 +52,7 @@ def test_the_arithmetic_of_an_objective(name):
     assert_it_is_that_of_the_graph(config_of(name, ndf=8))
 
 
-@pytest.mark.parametrize("components", [0, 3])
-def test_the_arithmetic_of_the_method(components):
-    assert_it_is_that_of_the_graph(config_of("amdim", ndf=8, mixture_components=components))
+@pytest.mark.parametrize("field", ["mixture_components", "views.small_crops"])
+@pytest.mark.parametrize("value", [0, 3])
+def test_the_arithmetic_of_the_method(field, value):
+    assert_it_is_that_of_the_graph(config_of("amdim", ndf=8, **{field: value}))
