@@ -125,7 +125,7 @@ def estimate(
         scores = (critic(pairs(rows[start : start + batch])) for start in starts)
         return [float(BOUNDS[bound](each, mean_of_others(each))[1]) for each in scores]
 
-    best, weights = -np.inf, []
+    best, weights = -np.inf, list[np.ndarray]()
     for critic in _training(pairs, known, bound, updates, seed, batch):
         found = np.mean(measured(critic, others[: CHECKED * batch]))
         if not weights or found > best:
