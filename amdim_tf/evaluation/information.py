@@ -109,7 +109,7 @@ def estimate(
             f"Received: {len(first)} and {len(second)} rows"
         )
     order = np.random.default_rng(seed).permutation(len(first))
-    known, others, test = np.split(order, [len(order) * 3 // 5, len(order) * 4 // 5])
+    known, choosing, test = np.split(order, [len(order) * 3 // 5, len(order) * 4 // 5])
     batch = min(BATCH, len(test))
     sides = [(each, *_moments(each, known)) for each in (first, second)]
 
@@ -127,7 +127,7 @@ def estimate(
 
     best, weights = -np.inf, list[np.ndarray]()
     for critic in _training(pairs, known, bound, updates, seed, batch):
-        found = np.mean(measured(critic, others[: CHECKED * batch]))
+        found = np.mean(measured(critic, choosing[: CHECKED * batch]))
         if not weights or found > best:
             best, weights = found, critic.get_weights()
     critic.set_weights(weights)

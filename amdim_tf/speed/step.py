@@ -20,8 +20,8 @@ PRODUCT = 2048
 def step_flops(model: Learner, batch: int) -> int:
     """Floating-point operations in a training step on `batch` images, counted by hand.
 
-    Only products count: the convolutions of both views, the dense layers of the encoder, and the
-    scores, each forward and for the gradients of both operands. The images need no gradient.
+    Only products count: the convolutions, the dense layers of the encoder, and what the objective
+    counts of its own, each forward and for the gradients of both operands. The images need none.
     """
     flops = model.objective.flops(batch)
     # An encoder of patches computes its layers once for each.
