@@ -11,6 +11,7 @@ import numpy as np
 from same import save
 
 from amdim_tf.config import load_config
+from amdim_tf.data.policy import Policy
 from amdim_tf.distribution import choose_strategy
 from amdim_tf.objectives.objective import find_objective
 from amdim_tf.training.building import build_encoder, check_config
@@ -46,7 +47,7 @@ def learner(config, dtype, classes):
 def batch_of(config, count=4):
     """((x1, ...), labels) of random images."""
     generator, size = np.random.default_rng(0), config.image_size
-    number = config.views.number + config.views.small_crops
+    number = Policy(**config.views).views
     views = generator.uniform(size=(number, count, size, size, 3))
     return tuple(views.astype("float32")), generator.integers(0, 3, count)
 

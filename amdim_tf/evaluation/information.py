@@ -110,7 +110,7 @@ def estimate(
         )
     order = np.random.default_rng(seed).permutation(len(first))
     known, choosing, test = np.split(order, [len(order) * 3 // 5, len(order) * 4 // 5])
-    batch = min(BATCH, len(test))
+    batch = min(BATCH, len(choosing), len(test))
     sides = [(each, *_moments(each, known)) for each in (first, second)]
 
     def pairs(rows):
@@ -173,5 +173,5 @@ def _training(pairs, known, bound, updates, seed, batch):
             order = generator.permutation(known)
         rows, order = order[:batch], order[batch:]
         update(*pairs(rows))
-        if number == updates or number % max(1, updates // CHECKS) == 0:
+        if number == updates or number % -(-updates // CHECKS) == 0:
             yield critic

@@ -242,7 +242,7 @@ def curves(lines: Sequence[Mapping[str, float]]) -> Figure:
     panels = {
         "loss": ("", r"(loss)"),
         "loss of each task": ("nats", r"nce_(.+)"),
-        "bound on the mutual information": ("nats", r"(?:bound_)?(bound|information|\d+-\d+)"),
+        "bound on the mutual information": ("nats", r"bound_(.+)|(bound|information)"),
         "accuracy": ("fraction of the images", r"(.+)_accuracy"),
         "spread of f1": ("", r"f1_(std|alignment|uniformity)"),
         "effective rank of f1": ("dimensions", r"f1_effective_(rank)"),
@@ -260,7 +260,8 @@ def curves(lines: Sequence[Mapping[str, float]]) -> Figure:
     for place in axes.flat[len(found) :]:
         place.remove()
     for place, (title, (unit, matches)) in zip(axes.flat, found.items(), strict=False):
-        for name, label in ((match[0], match[1].replace("_", " ")) for match in matches):
+        for match in matches:
+            name, label = match[0], match[match.lastindex or 0].replace("_", " ")
             points = [(line["step"], line[name]) for line in lines if name in line]
             style = "o--" if name.startswith("test_") or "rank" in name else "-"
             place.plot(*zip(*points, strict=True), style, label=label, markersize=3)

@@ -27,20 +27,18 @@ def step_flops(model: Learner, batch: int) -> int:
     # An encoder of patches computes its layers once for each.
     of_encoder = set(model.encoder._flatten_layers())
     patches = getattr(model.encoder, "grid", 1) ** 2
+    views = model.objective.views * model.objective.copies
+    # phi has no maps of small crops.
+    embedded = views - getattr(model.objective, "small_crops", 0)
     others = keras.layers.DepthwiseConv2D, keras.layers.Dense
-    decoding = keras.layers.Conv2DTranspose
-    for layer, shape in (
-        *convolutions(model),
-        *layers_with_input(model, decoding),
-        *layers_with_input(model.encoder, others),
-    ):
+    transposed = keras.layers.Conv2DTranspose
+    layers = layers_with_input(model, (keras.layers.Conv2D, transposed))
+    for layer, shape in (*layers, *layers_with_input(model.encoder, others)):
         # A transposed convolution is the gradient of one whose output is its input.
-        small = shape if isinstance(layer, decoding) else layer.compute_output_shape(shape)
-        _, *places, _ = small
+        output = shape if isinstance(layer, transposed) else layer.compute_output_shape(shape)
+        _, *places, _ = output
         products = 3 if shape[-1] > 3 else 2  # the first one's inputs are images
-        views = model.objective.views * model.objective.copies
-        # phi has no maps of small crops.
-        images = batch * (views * patches if layer in of_encoder else min(views, 2))
+        images = batch * (views * patches if layer in of_encoder else embedded)
         flops += products * 2 * images * math.prod(places) * math.prod(layer.kernel.shape)
     return flops
 

@@ -128,6 +128,13 @@ def test_gaussians_of_known_information(bound):
     assert abs(estimate(x, y[::-1], bound, updates=600).nats) < 0.1
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("count", range(20, 25))
+def test_the_fewest_pairs_have_a_batch_to_choose_by(count):
+    x, y, _ = gaussians(0.9, count)
+    assert np.isfinite(estimate(x, y, "nce", updates=2).nats)
+
+
 def test_files_that_do_not_fit_in_memory(tmp_path):
     """Only a block of their 164 MB of rows is in memory at a time."""
     path = tmp_path / "features.npy"

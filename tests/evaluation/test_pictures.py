@@ -105,7 +105,9 @@ def test_curves_of_a_loss_without_tasks():
     titles = ["loss", "bound on the mutual information", "accuracy"]
     assert [axes.get_title() for axes in figure.axes] == titles
     assert all(len(axes.lines) == 1 for axes in figure.axes)
-    plt.close(figure)
+    (axes,) = pictures.curves([{"step": 1, "bound_of_mine": 0.5}]).axes
+    assert axes.get_legend_handles_labels()[1] == ["of mine"]
+    plt.close("all")
 
 
 @pytest.mark.long

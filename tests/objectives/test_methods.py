@@ -105,12 +105,15 @@ def test_f1_of_an_image_is_the_mean_of_its_patches():
             PatchEncoder(inner, size, grid)
 
 
-def test_the_arithmetic_of_patches():
-    one, nine = (
-        step_flops(Learner(encoder, 0, Supervised(views=1)), 8)
-        for encoder in (small_encoder(), PatchEncoder(small_encoder(), 64, 3))
-    )
-    assert nine == 9 * one > 0
+def test_the_arithmetic_of_patches_and_copies():
+    def flops(encoder, objective):
+        return step_flops(Learner(encoder, 0, objective), 8)
+
+    one = flops(small_encoder(), Supervised(views=1))
+    assert one > 0
+    assert flops(PatchEncoder(small_encoder(), 64, 3), Supervised(views=1)) == 9 * one
+    classifier = 3 * 2 * (4 * 8) * 16 * 4
+    assert flops(small_encoder(), Rotation()) == 4 * one + classifier
 
 
 def test_jittered_patches_are_in_their_cells():

@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 from every_objective import NAMES, batch_of, config_of, learner
 
+from amdim_tf.encoders.amdim import Encoder
 from amdim_tf.speed.step import step_flops
+from amdim_tf.training.model import AMDIM
 
 TRANSPOSED = "Conv2DBackpropInput"
 
@@ -44,6 +46,11 @@ def assert_it_is_that_of_the_graph(config):
         return model.objective.losses(embeddings | shown, labels, draws).total
 
     assert step_flops(model, len(labels)) == products(loss)
+
+
+def test_the_scores_by_hand():
+    model = AMDIM(Encoder(32, ndf=4, nrkhs=16, ndepth=2), classes=0)
+    assert model.objective.flops(8) == 3 * 2 * 2 * 8 * 8 * (25 + 49 + 25) * 16
 
 
 # ndf 8: fewer channels would be taken for those of an image.
