@@ -7,6 +7,7 @@ knows are the keys of its `SIZES`, the first of them the default.
 import dataclasses
 import difflib
 import importlib.machinery
+import math
 import pathlib
 import re
 import types
@@ -52,11 +53,12 @@ def _one_of(default, meaning, *valid, **options):
 
 
 def _at_least(least, default, meaning, **options):
-    return Field(default, meaning, f"be at least {least}", lambda x: x >= least, **options)
+    valid = f"be at least {least}" + " and finite" * isinstance(default, float)
+    return Field(default, meaning, valid, lambda x: least <= x < math.inf, **options)
 
 
 def _positive(default, meaning):
-    return Field(default, meaning, "be positive", lambda x: 0 < x < float("inf"))
+    return Field(default, meaning, "be positive and finite", lambda x: 0 < x < math.inf)
 
 
 def _fraction(default, meaning, **options):
@@ -65,7 +67,7 @@ def _fraction(default, meaning, **options):
 
 def _channels(default, meaning, least):
     valid = "be one number per channel, of pixels in 0..1"
-    return Field(default, meaning, valid, lambda x: all(each >= least for each in x))
+    return Field(default, meaning, valid, lambda x: all(least <= each < math.inf for each in x))
 
 
 def _range(default, meaning):

@@ -23,10 +23,22 @@ def main() -> None:
     if not FLAGS.seeds or not all(seed.isdecimal() for seed in FLAGS.seeds):
         raise InputError(f"seeds must be whole numbers, such as 0,1,2. Received: {FLAGS.seeds}")
     seeds, objectives = [int(seed) for seed in FLAGS.seeds], FLAGS.objectives
+    if len(set(seeds)) < len(seeds):  # intervals would take one run for several
+        raise InputError(f"seeds must differ from each other. Received: {','.join(FLAGS.seeds)}")
+    if objectives and FLAGS["variants"].present:
+        raise InputError(
+            "variants and objectives cannot both be given, since either is what to compare. "
+            f"Received: variants={','.join(FLAGS.variants)}, objectives={','.join(objectives)}"
+        )
     valid = ("amdim", "supervised", "local_dim", *METHODS)
     if not set(objectives) <= set(valid):
         raise InputError(
             f"objectives must be some of {', '.join(valid)}. Received: {','.join(objectives)}"
+        )
+    if objectives and (config.objective != "amdim" or set(valid) & set(config.variant.split(","))):
+        raise InputError(
+            "objectives are compared with amdim, which the other flags must not change to another. "
+            f"Received: variant={config.variant!r}, objective={config.objective!r}"
         )
     others = [name for name in objectives if name != "amdim"]
     variants = others if objectives else FLAGS.variants

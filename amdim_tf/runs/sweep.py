@@ -16,6 +16,7 @@ from amdim_tf.errors import InputError
 from amdim_tf.evaluation.rows import COLUMNS
 from amdim_tf.objectives.objective import find_objective
 from amdim_tf.runs.training import run_name, train
+from amdim_tf.training.building import check_config
 from amdim_tf.typing import Config
 
 BASELINE = "baseline"
@@ -47,7 +48,7 @@ def sweep(
     Raises:
         InputError: input that a user can correct.
     """
-    # All checks first: a misspelt variant should not be found after hours of training.
+    # All checks first: what cannot be trained should not be found after hours of training.
     data = sources.load(config, data_dir)
     if not data.class_names:
         raise InputError(
@@ -57,6 +58,7 @@ def sweep(
     configs = {name: apply_variant(copy.deepcopy(config), name) for name in ("", *variants)}
     for name, varied in configs.items():
         varied.variant = ",".join(filter(None, [config.variant, name]))
+        check_config(varied)
         if equal_images:
             updates = config.steps or config.epochs * steps_per_epoch(data, config)
             varied.steps = max(1, round(updates * _images(config) / _images(varied)))

@@ -269,6 +269,12 @@ def test_methods_are_compared_at_equal_images_seen(monkeypatch, tmp_path):
     ]
 
 
+def test_what_cannot_be_trained_is_found_before_anything_is(monkeypatch, tmp_path):
+    monkeypatch.setattr("amdim_tf.runs.sweep.train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(InputError, match="mixture_components.*objective='rotation'"):
+        sweep(small(mixture_components=2), ["rotation"], [0], tmp_path)
+
+
 def test_the_sweeps_table_by_hand():
     values = np.array([[0.60, 0.7, 0.5], [0.62, 0.7, 0.5], [0.61, 0.7, 0.5]])
     worse = values - [[0.1, 0.01, 0], [0.1, 0.02, 0.01], [0.1, -0.03, -0.01]]
