@@ -33,14 +33,21 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
     {1: 256, 5: 128, 7: 128}
     """
     if config.patch_size:
-        of_patch = config.copy_and_resolve_references()
-        of_patch.update({"image_size": config.patch_size, "patch_size": 0})
-        inner = named_encoder(of_patch, dtype, weights)
+        changed = {"image_size": config.patch_size, "patch_size": 0}
+        meaning = f"an image is a patch, of patch_size={config.patch_size}"
+        inner = _inner(config, changed, meaning, dtype, weights)
         return PatchEncoder(inner, config.image_size, config.patch_grid, name="encoder")
     if config.lab:
-        return LabEncoder(
-            *(_half(config, dtype, weights, channels) for channels in (1, 2)), name="encoder"
-        )
+        if config.channels != 3:
+            raise InputError(
+                "lab is for images of 3 channels, red, green and blue. "
+                f"Received: channels={config.channels}"
+            )
+        half = {"lab": False, "ndf": config.ndf // 2, "nrkhs": config.nrkhs // 2}
+        meaning = f"with lab, halves of ndf={config.ndf} and nrkhs={config.nrkhs}"
+        changes = (half | {"channels": channels} for channels in (1, 2))
+        encoders = (_inner(config, changed, meaning, dtype, weights) for changed in changes)
+        return LabEncoder(*encoders, name="encoder")
     name, size = config.encoder, config.image_size
     if name == "amdim":
         widths = (config.ndf, config.nrkhs, config.ndepth, config.use_bn)
@@ -66,9 +73,11 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
     return Backbone(model, size, name="encoder")
 
 
-def _half(config, dtype, weights, channels):
-    """An encoder of half the width for images of that many `channels`."""
-    half = config.copy_and_resolve_references()
-    half.update({"lab": False, "channels": channels})
-    half.update({"ndf": config.ndf // 2, "nrkhs": config.nrkhs // 2})
-    return named_encoder(half, dtype, weights)
+def _inner(config, changed, meaning, dtype, weights):
+    """An encoder inside of another, of `config` when `changed`; errors say what that means."""
+    inner = config.copy_and_resolve_references()
+    inner.update(changed)
+    try:
+        return named_encoder(inner, dtype, weights)
+    except InputError as error:
+        raise InputError(f"{error} ({meaning})") from error

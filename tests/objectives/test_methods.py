@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from amdim_tf import Encoder, InputError
+from amdim_tf.config import load_config
 from amdim_tf.encoders.lab import LabEncoder, to_lab
 from amdim_tf.encoders.patches import PatchEncoder, standardised
 from amdim_tf.objectives import jigsaw
@@ -21,6 +22,7 @@ from amdim_tf.objectives.patches import jittered
 from amdim_tf.objectives.rotation import Rotation
 from amdim_tf.objectives.supervised import Supervised
 from amdim_tf.speed.step import step_flops
+from amdim_tf.training.building import check_config
 from amdim_tf.training.learner import Learner
 
 generator = np.random.default_rng(0)
@@ -302,3 +304,18 @@ def test_other_grids_are_refused(objective, size, grid, expected):
 def test_another_encoder_is_refused(objective, expected):
     with pytest.raises(InputError, match=expected):
         objective.build(small_encoder())
+
+
+@pytest.mark.parametrize(
+    "variant, fields, expected",
+    [
+        ("cmc", {"nrkhs": 100}, "nrkhs=50 .with lab, halves of ndf=32 and nrkhs=100.$"),
+        ("cmc", {"channels": 1}, "lab is for images of 3 channels.* Received: channels=1"),
+        ("jigsaw", {"patch_size": 20}, "image_size=20 .an image is a patch, of patch_size=20.$"),
+    ],
+)
+def test_what_encoders_of_parts_cannot_be_is_said_as_it_was_given(variant, fields, expected):
+    config = load_config("cifar10", variant=variant)
+    config.update(fields)
+    with pytest.raises(InputError, match=expected):
+        check_config(config)
