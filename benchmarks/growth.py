@@ -3,7 +3,8 @@
     python benchmarks/growth.py FILE.png
 
 One value at a time is varied from those of `tiny`: ndf 32, nrkhs 256, ndepth 2, 64 pairs of views
-of 32 pixels. Each point is a process of its own. The exponents are slopes between the last two.
+of 32 pixels. Each point is a process of its own. Time is that of all cores together, which other
+processes on the machine change little. The exponents are slopes between the last two points.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 RUNS = 7
 KNOBS = {
@@ -39,7 +41,7 @@ def point(knob, value):
     check_config(config)
     model, step, _ = steps(config, False, strategy)
     peak = peak_bytes(step)
-    ((_, median, _),) = quartiles([step], RUNS)
+    ((_, median, _),) = quartiles([step], RUNS, time.process_time)
     print(json.dumps([median, peak, step_flops(model, config.batch_size)]))
 
 
