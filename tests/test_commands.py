@@ -27,6 +27,7 @@ ELSEWHERE = {
     "--epochs=20": "a measurement of hours; test_docs knows its flags",
     "--epochs=28": "a measurement of hours; test_docs knows its flags",
     "--epochs=5": "a measurement of hours; test_docs knows its flags",
+    "--objectives=": "a measurement of hours; test_docs knows its flags",
     "encoder=resnet50v2": "takes minutes to trace; test_every_encoder has it",
     "encoder=mobilenetv3small": "takes minutes to trace; test_every_encoder has it",
     "FILE.pth": "needs PyTorch",
