@@ -45,8 +45,7 @@ def named_encoder(config: Config, dtype: str, weights: str | None = None) -> Ima
             )
         half = {"lab": False, "ndf": config.ndf // 2, "nrkhs": config.nrkhs // 2}
         meaning = f"with lab, halves of ndf={config.ndf} and nrkhs={config.nrkhs}"
-        changes = (half | {"channels": channels} for channels in (1, 2))
-        encoders = (_inner(config, changed, meaning, dtype, weights) for changed in changes)
+        encoders = (_inner(config, half | {"channels": n}, meaning, dtype, weights) for n in (1, 2))
         return LabEncoder(*encoders, name="encoder")
     name, size = config.encoder, config.image_size
     if name == "amdim":
