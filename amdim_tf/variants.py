@@ -27,6 +27,8 @@ METHODS = {
     "patch_offset": {"objective": "patch_offset", "views.gray_probability": 0.66, **PATCHES},
     "jigsaw": {"objective": "jigsaw", "views.gray_probability": 0.66, **PATCHES},
     "cpc": {"objective": "cpc", "patch_grid": 7, **PATCHES},
+    # For small images, at a fifth of the arithmetic.
+    "cpc_3x3": {"objective": "cpc", "patch_grid": 3, **PATCHES, "image_size": 64},
     "cmc": {
         "objective": "cmc",
         "lab": True,

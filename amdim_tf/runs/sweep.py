@@ -18,6 +18,7 @@ from amdim_tf.objectives.objective import find_objective
 from amdim_tf.runs.training import run_name, train
 from amdim_tf.training.building import check_config
 from amdim_tf.typing import Config
+from amdim_tf.variants import METHODS
 
 BASELINE = "baseline"
 
@@ -118,6 +119,7 @@ def sweep_table(accuracies: Mapping[str, np.ndarray], table_1: bool = False) -> 
 def _of_table_1(variant):
     """The paper's accuracies for a variant: one, several of other sizes, or none."""
     variant = "+strong_aug" if variant == BASELINE else variant  # as AMDIM is in that table
+    variant = METHODS.get(variant, {}).get("objective", variant)  # for any number of patches
     rows = config_module("imagenet2012").PAPER.items()
     found = [row for (table, _), row in rows if table == 1 and row.get("variant") == variant]
     return ", ".join(f"{row['linear']:.1f}" for row in found)

@@ -245,7 +245,7 @@ def test_methods_are_compared_at_equal_images_seen(monkeypatch, tmp_path):
         return {"accuracy": {"frozen": dict.fromkeys(COLUMNS, 0.5)}}
 
     monkeypatch.setattr("amdim_tf.runs.sweep.train", train)
-    names = ["rotation", "exemplar", "jigsaw", "cpc", "cmc", "supervised"]
+    names = ["rotation", "exemplar", "jigsaw", "cpc", "cpc_3x3", "cmc", "supervised"]
     found = sweep(small(steps=40), names, [0], tmp_path, equal_images=True)
     # AMDIM sees two views of an image, rotation four copies of one, exemplar eight views.
     assert steps == {
@@ -254,6 +254,7 @@ def test_methods_are_compared_at_equal_images_seen(monkeypatch, tmp_path):
         "exemplar": 10,
         "jigsaw": 80,
         "cpc": 80,
+        "cpc_3x3": 80,
         "cmc": 80,
         "supervised": 40,
     }
@@ -263,6 +264,7 @@ def test_methods_are_compared_at_equal_images_seen(monkeypatch, tmp_path):
         "55.4",
         "46.0",
         "44.6",
+        "48.7, 61.0",
         "48.7, 61.0",
         "60.1",
         "71.3",

@@ -15,7 +15,7 @@ from amdim_tf.serving.saved_model import export
 from amdim_tf.training.building import build, build_model
 
 # One of each kind of encoder and objective; the others before a release.
-FIRST = ("rotation", "jigsaw", "cpc", "cmc", "infomax_vae", "dv")
+FIRST = ("rotation", "jigsaw", "cpc_3x3", "cmc", "infomax_vae", "dv")
 
 
 def named(*first):
@@ -31,7 +31,7 @@ CHANCE = {
     "rotation": np.log(4),
     "patch_offset": np.log(8),
     "jigsaw": np.log(100),
-    "cpc": np.log(1 + 3 * 3),
+    "cpc_3x3": np.log(1 + 3 * 3),
 }
 
 
