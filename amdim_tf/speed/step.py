@@ -1,5 +1,6 @@
 """Measures the training step: seconds, arithmetic, and its rate next to that of a large product."""
 
+import collections
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,20 +56,33 @@ def layers_with_input(model: keras.Model, kinds: Any) -> Iterator[tuple[keras.la
             yield layer, layer.get_build_config()["input_shape"]
 
 
-def convolution_step(layer: keras.layers.Layer, shape: tuple, batch: int) -> Callable:
-    """A function that computes a single convolution of both views, and the gradients it needs."""
+def convolution_products(
+    layer: keras.layers.Layer, shape: tuple, batch: int
+) -> dict[str, Callable]:
+    """The products of a single convolution of both views, {name: function}.
+
+    Example:
+    >>> layer = keras.layers.Conv2D(4, 3)
+    >>> layer.build((None, 8, 8, 16))
+    >>> list(convolution_products(layer, (None, 8, 8, 16), batch=2))
+    ['outputs', 'gradients of kernels', 'gradients of inputs']
+    """
     dtype = layer.compute_dtype
     x = tf.cast(tf.random.stateless_normal((2 * batch, *shape[1:]), (0, 1)), dtype)
     kernel = tf.cast(layer.kernel.value, dtype)
+    outputs = tf.function(lambda: layer.convolution_op(x, kernel))
+    received = outputs()
 
-    @tf.function
-    def step():
+    def gradients(of):
         with tf.GradientTape() as tape:
-            tape.watch((x, kernel))
+            tape.watch(of)
             y = layer.convolution_op(x, kernel)
-        return y, tape.gradient(y, (x, kernel) if shape[-1] > 3 else kernel, y)
+        return tape.gradient(y, of, received)
 
-    return step
+    products = {"outputs": outputs, "gradients of kernels": tf.function(lambda: gradients(kernel))}
+    if shape[-1] > 3:  # the first one's inputs are images
+        products["gradients of inputs"] = tf.function(lambda: gradients(x))
+    return products
 
 
 def matrix_product(precision: str) -> Callable:
@@ -121,10 +135,23 @@ def step_speed(
     table.add(f"{name}, of the product's rate", flops / seconds / rate, "parts")
     table.add(f"{name}, speed", config.batch_size / seconds, "pairs/s")
     if not compiled:
-        one_by_one = sum(
-            quartiles([convolution_step(layer, shape, config.batch_size)], runs)[0][1]
-            for layer, shape in convolutions(model)
-        )
-        table.add(f"{name}, its convolutions one by one", one_by_one, "s")
+        one_by_one(table, name, model, config.batch_size, rate, runs)
         if strategy.num_replicas_in_sync == 1 and not tf.config.list_physical_devices("GPU"):
             outside_of_products(table, name, model, config.batch_size, alone, runs)
+
+
+def one_by_one(table: Table, name: str, model: Learner, batch: int, rate: float, runs: int) -> None:
+    """Measures the convolutions of the step `name` one by one, next to the `rate` of a product."""
+    seconds: dict[str, float] = collections.defaultdict(float)
+    operations: dict[str, int] = collections.defaultdict(int)
+    for layer, shape in convolutions(model):
+        _, *places, _ = layer.compute_output_shape(shape)
+        products = convolution_products(layer, shape, batch)
+        medians = (median for _, median, _ in quartiles(products.values(), runs))
+        for product, median in zip(products, medians, strict=True):
+            seconds[product] += median
+            operations[product] += 2 * 2 * batch * math.prod(places) * math.prod(layer.kernel.shape)
+    name = f"{name}, its convolutions one by one"
+    table.add(name, sum(seconds.values()), "s")
+    for product, value in seconds.items():
+        table.add(f"{name}, {product}", operations[product] / value / rate, "of the product's rate")

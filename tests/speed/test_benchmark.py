@@ -35,6 +35,7 @@ def test_every_part_is_measured_and_compared(tmp_path):
         "step, float32, XLA off",
         "step, float32, XLA off, of the product's rate",
         "step, float32, XLA off, views included, speed",
+        "step, float32, XLA off, its convolutions one by one, gradients of kernels",
         "step, float32, XLA off, outside of products, part",
         "step, float32, XLA off, outside of products, memory's rate at most",
         "step, float32, XLA off, peak memory",
