@@ -23,8 +23,6 @@ def main() -> None:
     if not FLAGS.seeds or not all(seed.isdecimal() for seed in FLAGS.seeds):
         raise InputError(f"seeds must be whole numbers, such as 0,1,2. Received: {FLAGS.seeds}")
     seeds, objectives = [int(seed) for seed in FLAGS.seeds], FLAGS.objectives
-    if len(set(seeds)) < len(seeds):  # intervals would take one run for several
-        raise InputError(f"seeds must differ from each other. Received: {','.join(FLAGS.seeds)}")
     if objectives and FLAGS["variants"].present:
         raise InputError(
             "variants and objectives cannot both be given, since either is what to compare. "

@@ -36,7 +36,7 @@ def sweep(
     Args:
         config: the config of the baseline, which may be a variant itself.
         variants: see `amdim_tf.config.load_config`.
-        seeds: the seeds of the runs.
+        seeds: the seeds of the runs, all different.
         folder: the folder of the run directories.
         data_dir: the folder of the data, see `sources.load`.
         equal_images: whether variants see as many images as the baseline, each view and each
@@ -50,6 +50,8 @@ def sweep(
         InputError: input that a user can correct.
     """
     # All checks first: what cannot be trained should not be found after hours of training.
+    if len(set(seeds)) < len(seeds):  # intervals would take one run for several
+        raise InputError(f"seeds must differ from each other. Received: {list(seeds)}")
     data = sources.load(config, data_dir)
     if not data.class_names:
         raise InputError(
