@@ -50,13 +50,10 @@ class AdamL2(keras.optimizers.Adam):
         m, v = self._momentums[index], self._velocities[index]
         step = ops.cast(self.iterations + 1, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
-        changes: Callable = self._changes
-        if distribution.replicas() > 1:
-            # Traced once for each shape, not for each variable and replica.
-            self._shared = self._shared or distribution.region(changes)
-            changes = self._shared
+        # Traced once for each shape, not for each variable and replica.
+        self._shared = self._shared or distribution.region(self._changes)
         values = (ops.convert_to_tensor(x) for x in (variable, m, v))
-        change, change_m, change_v = changes(gradient, *values, learning_rate, step)
+        change, change_m, change_v = self._shared(gradient, *values, learning_rate, step)
         self.assign_add(m, change_m)
         self.assign_add(v, change_v)
         self.assign_sub(variable, change)
