@@ -314,6 +314,8 @@ def region(function: Callable, compiled: bool = False) -> Callable:
     Args:
         compiled: whether XLA compiles it.
     """
+    if not tf:
+        return function
     known: dict[str, Callable] = {}
     lock = threading.Lock()
 

@@ -1,7 +1,7 @@
 """The reference's optimiser, schedules of the learning rate, and what guards an update."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -41,7 +41,8 @@ class AdamL2(keras.optimizers.Adam):
     ):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
         self.l2 = l2
-        self._shared: Callable | None = None
+        # Traced once for each shape, not for each variable and replica.
+        self._shared_changes = distribution.region(self._changes)
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
@@ -50,10 +51,8 @@ class AdamL2(keras.optimizers.Adam):
         m, v = self._momentums[index], self._velocities[index]
         step = ops.cast(self.iterations + 1, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
-        # Traced once for each shape, not for each variable and replica.
-        self._shared = self._shared or distribution.region(self._changes)
         values = (ops.convert_to_tensor(x) for x in (variable, m, v))
-        change, change_m, change_v = self._shared(gradient, *values, learning_rate, step)
+        change, change_m, change_v = self._shared_changes(gradient, *values, learning_rate, step)
         self.assign_add(m, change_m)
         self.assign_add(v, change_v)
         self.assign_sub(variable, change)

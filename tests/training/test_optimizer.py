@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from amdim_tf import distribution
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
 
 
@@ -44,3 +45,10 @@ def test_schedule(step, expected):
 
 def test_no_warmup_and_no_decay():
     np.testing.assert_allclose(WarmupStepDecay(0.1, warmup=0)(0), 0.1)
+
+
+def test_a_step_without_tensorflow_as_keras_backend(monkeypatch):
+    monkeypatch.setattr(distribution, "tf", None)
+    weight = keras.Variable([1.0])
+    AdamL2(learning_rate=0.1, l2=0.0).apply([keras.ops.array([5.0])], [weight])
+    assert float(weight[0]) == pytest.approx(0.9)
