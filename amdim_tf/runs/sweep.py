@@ -51,7 +51,8 @@ def sweep(
     """
     # All checks first: what cannot be trained should not be found after hours of training.
     if len(set(seeds)) < len(seeds):  # intervals would take one run for several
-        raise InputError(f"seeds must differ from each other. Received: {list(seeds)}")
+        received = ",".join(map(str, seeds))
+        raise InputError(f"seeds must differ from each other. Received: {received}")
     data = sources.load(config, data_dir)
     if not data.class_names:
         raise InputError(

@@ -32,16 +32,27 @@ def step_flops(model: Learner, batch: int) -> int:
     # phi has no maps of small crops.
     embedded = views - getattr(model.objective, "small_crops", 0)
     others = keras.layers.DepthwiseConv2D, keras.layers.Dense
-    transposed = keras.layers.Conv2DTranspose
-    layers = layers_with_input(model, (keras.layers.Conv2D, transposed))
+    layers = layers_with_input(model, (keras.layers.Conv2D, keras.layers.Conv2DTranspose))
     for layer, shape in (*layers, *layers_with_input(model.encoder, others)):
-        # A transposed convolution is the gradient of one whose output is its input.
-        output = shape if isinstance(layer, transposed) else layer.compute_output_shape(shape)
-        _, *places, _ = output
         products = 3 if shape[-1] > 3 else 2  # the first one's inputs are images
         images = batch * (views * patches if layer in of_encoder else embedded)
-        flops += products * 2 * images * math.prod(places) * math.prod(layer.kernel.shape)
+        flops += products * product_flops(layer, shape, images)
     return flops
+
+
+def product_flops(layer: keras.layers.Layer, shape: tuple, images: int) -> int:
+    """Floating-point operations in one of the products of a `layer` with inputs of that `shape`.
+
+    Example:
+    >>> layer = keras.layers.Conv2D(4, 1)
+    >>> layer.build((None, 8, 8, 16))
+    >>> product_flops(layer, (None, 8, 8, 16), images=1)  # 2 * 8 * 8 * 16 * 4
+    8192
+    """
+    # A transposed convolution is the gradient of one whose output is its input.
+    transposed = isinstance(layer, keras.layers.Conv2DTranspose)
+    _, *places, _ = shape if transposed else layer.compute_output_shape(shape)
+    return 2 * images * math.prod(places) * math.prod(layer.kernel.shape)
 
 
 def convolutions(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, tuple]]:
@@ -145,12 +156,11 @@ def one_by_one(table: Table, name: str, model: Learner, batch: int, rate: float,
     seconds: dict[str, float] = collections.defaultdict(float)
     operations: dict[str, int] = collections.defaultdict(int)
     for layer, shape in convolutions(model):
-        _, *places, _ = layer.compute_output_shape(shape)
         products = convolution_products(layer, shape, batch)
         medians = (median for _, median, _ in quartiles(products.values(), runs))
         for product, median in zip(products, medians, strict=True):
             seconds[product] += median
-            operations[product] += 2 * 2 * batch * math.prod(places) * math.prod(layer.kernel.shape)
+            operations[product] += product_flops(layer, shape, 2 * batch)
     name = f"{name}, its convolutions one by one"
     table.add(name, sum(seconds.values()), "s")
     for product, value in seconds.items():
