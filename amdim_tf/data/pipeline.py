@@ -144,7 +144,10 @@ def train_batches(
         examples = examples.filter(lambda index, _: index % batch // share == worker.index)
     batches = examples.batch(chunk, drop_remainder=True)
     if batches.element_spec[1][0].dtype == tf.string:  # else they are pixels
-        batches = overlapped(batches, decode_batch)
+        # Two at a time: none waits for the last image of another.
+        batches = batches.interleave(
+            decode_batch, cycle_length=2, num_parallel_calls=2, deterministic=True
+        )
     return (
         batches.map(draw_views, num_parallel_calls=AUTOTUNE)
         .apply(tf.data.experimental.assert_cardinality((last_step - first_step) * share // chunk))
@@ -209,7 +212,8 @@ def test_batches(
     if not worker.alone:
         batches = batches.enumerate().filter(lambda number, _: worker.owns(number))
         batches = batches.map(lambda _, batch: batch)
-    batches = overlapped(batches, decode_batch)
+    # One batch is decoded at a time: at 128 pixels each takes 50 MB, several times over.
+    batches = batches.flat_map(decode_batch)
     if fillers:
         nothing = tf.nest.map_structure(
             lambda spec: tf.zeros(spec.shape, spec.dtype), batches.element_spec
@@ -308,10 +312,3 @@ def transformed(
     nothing = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), value)
     last = tf.data.Dataset.from_tensors((end, nothing))
     return good.ignore_errors().concatenate(last).batch(tf.size(places, tf.int64) + 1)
-
-
-def overlapped(batches: tf.data.Dataset, decode_batch: Callable) -> tf.data.Dataset:
-    """Maps `decode_batch` over `batches`, in order; none waits for the last image of another."""
-    return batches.interleave(
-        decode_batch, cycle_length=2, num_parallel_calls=2, deterministic=True
-    )
