@@ -174,6 +174,16 @@ def choose_devices(strategy: str = "none", xla: str = "off") -> Devices:
     return Devices(chosen, compiled)
 
 
+def on_cpus() -> bool:
+    """Whether TensorFlow computes, and has CPUs alone.
+
+    Example:
+    >>> isinstance(on_cpus(), bool)
+    True
+    """
+    return tf is not None and not tf.config.list_physical_devices("GPU")
+
+
 def over_batches(
     function: Callable, strategy: "tf.distribute.Strategy"
 ) -> Callable[[Iterable], Iterator]:

@@ -131,7 +131,7 @@ class ResidualLayer(keras.layers.Layer):
         self.conv2.build(hidden_shape)
 
     def call(self, x: Tensor, training: bool = False, views: int = 1) -> Tensor:
-        hidden = self.conv1(x)
+        hidden = self.conv1(x, training=training)
         if self.bn:
             hidden = self.bn(hidden, training=training, views=views)
         if self.width > 1:

@@ -95,6 +95,43 @@ def test_windows_that_do_not_overlap_are_convolved_by_a_product(side, width, str
     assert any(op.type == "Conv2D" for op in graph.get_operations()) != whole
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_where_windows_overlap_a_training_has_the_gradients_of_keras(bias):
+    layers = [
+        kind(5, 3, use_bias=bias, bias_initializer="ones", activation="relu", dtype="float64")
+        for kind in (Convolution, keras.layers.Conv2D)
+    ]
+    images = tf.random.stateless_normal((4, 7, 6, 2), (0, 0), dtype="float64")
+    results = []
+    for layer, options in zip(layers, ({"training": True}, {}), strict=True):
+        layer.build(images.shape)
+        layer.kernel.assign(layers[0].kernel)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            y = layer(images, **options)
+        results.append([y, *tape.gradient(y, [images, *layer.trainable_variables], y)])
+    for value, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_kernels_gradient_is_by_products_in_training_alone(training):
+    layer = Convolution(5, 3)
+    images = tf.zeros((4, 7, 7, 2))
+    layer.build(images.shape)
+
+    @tf.function
+    def gradient():
+        with tf.GradientTape() as tape:
+            y = layer(images, training=training)
+        return tape.gradient(y, layer.kernel)
+
+    kinds = {op.type for op in gradient.get_concrete_function().graph.get_operations()}
+    assert ("Conv2DBackpropFilter" in kinds) != training
+    # An exported graph with an operation of a gradient of its own could not be trained further.
+    assert ("IdentityN" in kinds) == training
+
+
 def test_batch_norm_of_two_views_is_two_calls_of_one_view():
     values = np.random.default_rng(0).normal(2, 3, (8, 5, 5, 4)).astype("float32")
     joint, apart = BatchNorm(), BatchNorm()
