@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from amdim_tf import distribution
+from amdim_tf.distribution import tf
 from amdim_tf.typing import Tensor
 
 
@@ -41,8 +42,6 @@ class AdamL2(keras.optimizers.Adam):
     ):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
         self.l2 = l2
-        # Traced once for each shape, not for each variable and replica.
-        self._shared_changes = distribution.region(self._changes)
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
@@ -50,25 +49,37 @@ class AdamL2(keras.optimizers.Adam):
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         step = ops.cast(self.iterations + 1, variable.dtype)
-        learning_rate = ops.cast(learning_rate, variable.dtype)
-        values = (ops.convert_to_tensor(x) for x in (variable, m, v))
-        change, change_m, change_v = self._shared_changes(gradient, *values, learning_rate, step)
-        self.assign_add(m, change_m)
-        self.assign_add(v, change_v)
-        self.assign_sub(variable, change)
-
-    def _changes(self, gradient, variable, m, v, learning_rate, step):
-        """What a step subtracts from the variable and adds to its two moments."""
-        gradient = gradient + self.l2 * variable
-        change_m = (gradient - m) * (1 - self.beta_1)
-        change_v = (ops.square(gradient) - v) * (1 - self.beta_2)
         # 1 - beta^t would lose five digits to cancellation in float32.
         correction1, correction2 = (
             -ops.expm1(step * math.log(beta)) for beta in (self.beta_1, self.beta_2)
         )
-        root = ops.sqrt((v + change_v) / correction2)
-        rate = learning_rate / correction1
-        return rate * (m + change_m) / (root + self.epsilon), change_m, change_v
+        # As factors of the rate and of epsilon the corrections are no passes over the variable.
+        root = ops.sqrt(correction2)
+        rate = ops.cast(learning_rate, variable.dtype) * root / correction1
+        gradient = gradient + self.l2 * ops.convert_to_tensor(variable)
+        self._adam(variable, m, v, gradient, rate, self.epsilon * root)
+
+    def _adam(self, variable, m, v, gradient, rate, epsilon):
+        """Both moments, and the variable minus rate * m / (sqrt(v) + epsilon)."""
+        if tf:
+            # One operation, where those of Keras's Adam would be a dozen passes over memory.
+            nothing = tf.zeros((), gradient.dtype)  # the powers of both betas
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=m.value.handle,
+                v=v.value.handle,
+                beta1_power=nothing,
+                beta2_power=nothing,
+                lr=rate,
+                beta1=tf.cast(self.beta_1, gradient.dtype),
+                beta2=tf.cast(self.beta_2, gradient.dtype),
+                epsilon=epsilon,
+                grad=gradient,
+            )
+        else:
+            self.assign_add(m, (gradient - m) * (1 - self.beta_1))
+            self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+            self.assign_sub(variable, rate * m / (ops.sqrt(v) + epsilon))
 
     def get_config(self) -> dict:
         return super().get_config() | {"l2": self.l2}
