@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from amdim_tf.data import photographs, pipeline
+from amdim_tf.encoders.convolution import Convolution
 from amdim_tf.speed.operations import outside_of_products
 from amdim_tf.speed.timing import Table, quartiles
 from amdim_tf.training.building import build
@@ -81,13 +82,14 @@ def convolution_products(
     dtype = layer.compute_dtype
     x = tf.cast(tf.random.stateless_normal((2 * batch, *shape[1:]), (0, 1)), dtype)
     kernel = tf.cast(layer.kernel.value, dtype)
-    outputs = tf.function(lambda: layer.convolution_op(x, kernel))
+    options = {"training": True} if isinstance(layer, Convolution) else {}
+    outputs = tf.function(lambda: layer.convolution_op(x, kernel, **options))
     received = outputs()
 
     def gradients(of):
         with tf.GradientTape() as tape:
             tape.watch(of)
-            y = layer.convolution_op(x, kernel)
+            y = layer.convolution_op(x, kernel, **options)
         return tape.gradient(y, of, received)
 
     products = {"outputs": outputs, "gradients of kernels": tf.function(lambda: gradients(kernel))}
