@@ -170,7 +170,7 @@ def choose_devices(strategy: str = "none", xla: str = "off") -> Devices:
         InputError: see `choose_strategy`.
     """
     chosen = choose_strategy(strategy)
-    compiled = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
+    compiled = xla == "on" or (xla == "auto" and not on_cpus())
     return Devices(chosen, compiled)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from amdim_tf import distribution
 from amdim_tf.data import photographs, pipeline
 from amdim_tf.encoders.convolution import Convolution
 from amdim_tf.speed.operations import outside_of_products
@@ -149,7 +150,7 @@ def step_speed(
     table.add(f"{name}, speed", config.batch_size / seconds, "pairs/s")
     if not compiled:
         one_by_one(table, name, model, config.batch_size, rate, runs)
-        if strategy.num_replicas_in_sync == 1 and not tf.config.list_physical_devices("GPU"):
+        if strategy.num_replicas_in_sync == 1 and distribution.on_cpus():
             outside_of_products(table, name, model, config.batch_size, alone, runs)
 
 

@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from amdim_tf import distribution
-from amdim_tf.distribution import tf
 from amdim_tf.typing import Tensor
 
 
@@ -61,7 +60,7 @@ class AdamL2(keras.optimizers.Adam):
 
     def _adam(self, variable, m, v, gradient, rate, epsilon):
         """Both moments, and the variable minus rate * m / (sqrt(v) + epsilon)."""
-        if tf:
+        if tf := distribution.tf:
             # One operation, where those of Keras's Adam would be a dozen passes over memory.
             nothing = tf.zeros((), gradient.dtype)  # the powers of both betas
             tf.raw_ops.ResourceApplyAdam(

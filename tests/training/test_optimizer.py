@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf.training import optimizer as training
+from amdim_tf import distribution
 from amdim_tf.training.optimizer import AdamL2, WarmupStepDecay
 
 
@@ -48,7 +48,7 @@ def test_no_warmup_and_no_decay():
 
 
 def test_a_step_without_tensorflow_as_keras_backend(monkeypatch):
-    monkeypatch.setattr(training, "tf", None)
+    monkeypatch.setattr(distribution, "tf", None)
     weight = keras.Variable([1.0])
     AdamL2(learning_rate=0.1, l2=0.0).apply([keras.ops.array([5.0])], [weight])
     assert float(weight[0]) == pytest.approx(0.9)
