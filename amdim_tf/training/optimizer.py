@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from amdim_tf import distribution
@@ -48,19 +49,22 @@ class AdamL2(keras.optimizers.Adam):
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         step = ops.cast(self.iterations + 1, variable.dtype)
+        # 1 - 0.999 in float32 is 1e-5 away from 0.001. The corrections take the same beta, or the
+        # first steps would be that far from Adam's.
+        precision = keras.backend.result_type(variable.dtype, "float32")
+        betas = [float(np.asarray(beta, precision)) for beta in (self.beta_1, self.beta_2)]
         # 1 - beta^t would lose five digits to cancellation in float32.
-        correction1, correction2 = (
-            -ops.expm1(step * math.log(beta)) for beta in (self.beta_1, self.beta_2)
-        )
+        correction1, correction2 = (-ops.expm1(step * math.log(beta)) for beta in betas)
         # As factors of the rate and of epsilon the corrections are no passes over the variable.
         root = ops.sqrt(correction2)
         rate = ops.cast(learning_rate, variable.dtype) * root / correction1
         gradient = gradient + self.l2 * ops.convert_to_tensor(variable)
-        self._adam(variable, m, v, gradient, rate, self.epsilon * root)
+        self._adam(variable, m, v, gradient, rate, betas, self.epsilon * root)
 
-    def _adam(self, variable, m, v, gradient, rate, epsilon):
+    def _adam(self, variable, m, v, gradient, rate, betas, epsilon):
         """Both moments, and the variable minus rate * m / (sqrt(v) + epsilon)."""
-        if tf := distribution.tf:
+        # In half precision a beta near 1 would be 1.
+        if (tf := distribution.tf) and variable.dtype in ("float32", "float64"):
             # One operation, where those of Keras's Adam would be a dozen passes over memory.
             nothing = tf.zeros((), gradient.dtype)  # the powers of both betas
             tf.raw_ops.ResourceApplyAdam(
@@ -70,14 +74,14 @@ class AdamL2(keras.optimizers.Adam):
                 beta1_power=nothing,
                 beta2_power=nothing,
                 lr=rate,
-                beta1=tf.cast(self.beta_1, gradient.dtype),
-                beta2=tf.cast(self.beta_2, gradient.dtype),
+                beta1=tf.constant(betas[0], gradient.dtype),
+                beta2=tf.constant(betas[1], gradient.dtype),
                 epsilon=epsilon,
                 grad=gradient,
             )
         else:
-            self.assign_add(m, (gradient - m) * (1 - self.beta_1))
-            self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+            self.assign_add(m, (gradient - m) * (1 - betas[0]))
+            self.assign_add(v, (ops.square(gradient) - v) * (1 - betas[1]))
             self.assign_sub(variable, rate * m / (ops.sqrt(v) + epsilon))
 
     def get_config(self) -> dict:
