@@ -60,7 +60,7 @@ def by_pixel(inputs: Tensor, kernel: Tensor) -> Tensor:
     """The convolution of windows that overlap; its kernel's gradient is a product for each pixel.
 
     A pixel of the kernel meets the same slice of the inputs in all images, without a copy of the
-    windows. That takes less time than the libraries' own gradient.
+    windows. That takes less time than the libraries' own gradient. It needs TensorFlow.
 
     Args:
         inputs: (B,H,W,C).
@@ -79,12 +79,13 @@ def by_pixel(inputs: Tensor, kernel: Tensor) -> Tensor:
         def gradients(upstream):
             rows, columns, filters = upstream.shape[1:]
             flat = ops.reshape(upstream, (-1, filters))
-
-            def of_pixel(i, j):
-                seen = inputs[:, i : i + rows, j : j + columns]
-                return ops.matmul(ops.transpose(ops.reshape(seen, (-1, seen.shape[-1]))), flat)
-
-            pixels = [of_pixel(*place) for place in np.ndindex(*kernel.shape[:2])]
+            pixels = []
+            for i, j in np.ndindex(*kernel.shape[:2]):
+                # Memory for one slice at a time.
+                with distribution.tf.control_dependencies(pixels[-1:]):
+                    seen = inputs[:, i : i + rows, j : j + columns]
+                    seen = ops.transpose(ops.reshape(seen, (-1, seen.shape[-1])))
+                    pixels.append(ops.matmul(seen, flat))
             of_inputs = ops.conv_transpose(upstream, kernel, data_format="channels_last")
             return of_inputs, ops.reshape(ops.stack(pixels), kernel.shape)
 
