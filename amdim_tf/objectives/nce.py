@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from keras import ops
 
+from amdim_tf import distribution
 from amdim_tf.errors import InputError
 from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
@@ -49,9 +50,45 @@ def nce(
     >>> bool(ops.max(losses) < 1e-4)  # each antecedent scores its own image highest
     True
     """
-    pairs = compared(antecedents, consequents, clip, regulariser, first)
-    scores, positives, same_image, penalties = pairs
-    return ops.softplus(negatives(scores, same_image) - positives), penalties
+    unit = 1.0 if clip is None else clip
+    raw = score(antecedents, consequents, unit)
+    return _losses(raw, raw if clip is None else ops.tanh(raw), unit, regulariser, first)
+
+
+def _losses(raw, scores, unit, regulariser, first):
+    """What `nce` returns, from scores (T,b,B,L) before and after the clip, in multiples of `unit`.
+
+    Its gradient is written by hand: on CPUs each operation is a pass over the scores, and those of
+    TensorFlow's would be twice as many.
+    """
+    same_image = same_images(scores, first)
+
+    @ops.custom_gradient
+    def compute(raw, scores):
+        _, images, others, locations = ops.shape(scores)
+        by_pair = ops.reshape(scores, (-1, images * others, locations))
+        own = ops.arange(images) * (others + 1) + first
+        positives = unit * ops.take(by_pair, own, axis=1)  # (T, b, L)
+        most = ops.where(same_image, -float("inf"), ops.max(scores, axis=3))
+        most = ops.max(most, axis=2)[..., None, None]  # (T, b, 1, 1)
+        odds = ops.exp(unit * (scores - most))
+        total = ops.where(same_image, 0, ops.sum(odds, axis=3))
+        total = ops.sum(total, axis=2, keepdims=True)  # (T, b, 1)
+        lead = unit * most[..., 0] + ops.log(total) - positives
+        weight = regulariser * unit**2
+        penalties = weight * ops.mean(ops.square(raw), axis=(1, 2, 3))
+
+        def gradients(to_losses, to_penalties):
+            # A positive's gradient is -pull; a negative's is its share of the sum of the pulls.
+            pull = unit * ops.sigmoid(lead) * to_losses
+            push = (ops.sum(pull, axis=2, keepdims=True) / total)[..., None]
+            to_scores = ops.where(same_image[..., None], -pull[:, :, None], push * odds)
+            pairs = ops.prod(ops.cast(ops.shape(raw)[1:], raw.dtype))
+            return (2 * weight / pairs * to_penalties)[:, None, None, None] * raw, to_scores
+
+        return (ops.softplus(lead), penalties), gradients
+
+    return compute(raw, scores)
 
 
 def compared(
@@ -72,16 +109,28 @@ def compared(
     >>> [tuple(each.shape) for each in found]
     [(1, 2, 2, 5), (1, 2, 5), (2, 2), (1,)]
     """
-    batch = consequents.shape[0]
-    if batch is not None and batch < 2:
-        raise InputError(f"NCE needs at least 2 images for negatives. Received: {batch}")
     scores = score(antecedents, consequents)  # (T, b, B, L)
     penalties = regulariser * ops.mean(ops.square(scores), axis=(1, 2, 3))
     scores = clipped(scores, clip)
-    images, others = ops.shape(scores)[1:3]
-    same_image = ops.arange(images)[:, None] + first == ops.arange(others)  # (b, B)
+    same_image = same_images(scores, first)
     positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
     return scores, positives, same_image, penalties
+
+
+def same_images(scores: Tensor, first: Tensor) -> Tensor:
+    """Which of the B images of `scores` (T,b,B,L) is the antecedent's own (b,B), see `nce`.
+
+    Raises:
+        InputError: fewer than two images.
+
+    Example:
+    >>> same_images(ops.zeros((1, 2, 3, 5)), first=1).numpy().astype(int).tolist()
+    [[0, 1, 0], [0, 0, 1]]
+    """
+    images, others = ops.shape(scores)[1:3]
+    if isinstance(others, int) and others < 2:
+        raise InputError(f"NCE needs at least 2 images for negatives. Received: {others}")
+    return ops.arange(images)[:, None] + first == ops.arange(others)
 
 
 def negatives(scores: Tensor, same_image: Tensor) -> Tensor:
@@ -95,8 +144,10 @@ def negatives(scores: Tensor, same_image: Tensor) -> Tensor:
     return ops.logsumexp(by_image, axis=2, keepdims=True)
 
 
-def score(antecedents: Tensor, consequents: Tensor) -> Tensor:
+def score(antecedents: Tensor, consequents: Tensor, unit: float = 1.0) -> Tensor:
     """Scores (T,B,K,L), at least float32, of antecedents (T,B,D) and consequents (K,L,D).
+
+    They are multiples of `unit`.
 
     Example:
     >>> scores = score(ops.ones((1, 2, 4)), ops.ones((3, 5, 4)))
@@ -109,7 +160,11 @@ def score(antecedents: Tensor, consequents: Tensor) -> Tensor:
     # One product of two matrices: oneDNN's batched one, when it broadcasts, may access memory
     # outside its operands (TensorFlow issue 117700, in 2.21).
     rows, columns = (ops.reshape(x, (-1, width)) for x in (antecedents, consequents))
-    scores = ops.matmul(rows, ops.transpose(columns)) / math.sqrt(width)
+    rows = rows / (unit * math.sqrt(width))  # of the two, and the scores, the smallest
+    if tf := distribution.tf:
+        scores = tf.matmul(rows, columns, transpose_b=True)  # whose gradient transposes nothing
+    else:
+        scores = ops.matmul(rows, ops.transpose(columns))
     return ops.reshape(scores, (*ops.shape(antecedents)[:2], -1, locations))
 
 

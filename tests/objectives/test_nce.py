@@ -7,7 +7,7 @@ from long import most_long
 
 from amdim_tf.errors import InputError
 from amdim_tf.objectives import blockwise, multiscale
-from amdim_tf.objectives.nce import nce
+from amdim_tf.objectives.nce import compared, nce, negatives
 
 
 def by_hand(antecedents, consequents, clip, regulariser):
@@ -46,6 +46,30 @@ def test_against_a_loop_over_positives(batch, locations, width, clip):
     expected_loss, expected_penalty = by_hand(antecedents[0], consequents, clip, 5e-2)
     np.testing.assert_allclose(np.mean(loss), expected_loss, rtol=1e-5)
     np.testing.assert_allclose(penalty, expected_penalty, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [None, 20.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_gradients_are_those_of_tensorflow(clip, scale):
+    """Of the second of two replicas, with two tasks."""
+    (antecedents, _), (more, consequents) = (draw(6, 9, 16, scale, seed) for seed in (1, 2))
+    antecedents = tf.constant(np.concatenate([antecedents, more])[:, 3:], tf.float64)
+    consequents = tf.constant(consequents, tf.float64)
+
+    def plain(*arguments):
+        scores, positives, same_image, penalties = compared(*arguments)
+        return tf.nn.softplus(negatives(scores, same_image) - positives), penalties
+
+    found = []
+    for function in (nce, plain):
+        with tf.GradientTape() as tape:
+            tape.watch((antecedents, consequents))
+            losses, penalties = function(antecedents, consequents, clip, 5e-2, 3)
+            # Not the same weight for each value.
+            total = tf.reduce_sum(tf.sin(losses)) + tf.reduce_sum(penalties * [1.0, 2.0])
+        found.append([losses, penalties, *tape.gradient(total, (antecedents, consequents))])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_a_permuted_batch_has_the_same_loss():
