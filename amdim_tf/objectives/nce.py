@@ -58,8 +58,8 @@ def nce(
 def _losses(raw, scores, unit, regulariser, first):
     """What `nce` returns, from scores (T,b,B,L) before and after the clip, in multiples of `unit`.
 
-    Its gradient is written by hand: on CPUs each operation is a pass over the scores, and those of
-    TensorFlow's would be twice as many.
+    The gradient is written by hand: on CPUs each operation is a pass over the scores, and
+    TensorFlow's own gradient takes twice as many.
     """
     same_image = same_images(scores, first)
 
