@@ -98,7 +98,7 @@ def compared(
     regulariser: float,
     first: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What every bound needs of antecedents and consequents; the arguments are those of `nce`.
+    """What bounds other than NCE need of antecedents and consequents; arguments as of `nce`.
 
     Returns:
         (scores, positives, same_image, penalties): (T,b,B,L); those of each image with itself
