@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from amdim_tf.objectives import nce as contrastive
-from amdim_tf.objectives.nce import compared, negatives
+from amdim_tf.objectives.nce import clipped, contrasted, same_images, score
 from amdim_tf.typing import Tensor
 
 RATE = 0.01  # of MINE's moving average
@@ -110,11 +110,13 @@ def jsd_of_tasks(
     >>> tuple(losses.shape), round(float(losses[0, 0, 0]), 3)  # 2 log 2
     ((1, 4, 2), 1.386)
     """
-    pairs = compared(antecedents, consequents, clip, regulariser, first)
-    scores, positives, same_image, penalties = pairs
+    raw = score(antecedents, consequents)  # (T, b, B, L)
+    scores, same_image = clipped(raw, clip), same_images(raw, first)
+    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
     by_image = ops.where(same_image, 0, ops.mean(ops.softplus(scores), axis=3))  # (T, b, B)
     count = ops.cast(ops.shape(scores)[2] - 1, scores.dtype)
     others = ops.sum(by_image, axis=2, keepdims=True) / count
+    penalties = regulariser * ops.mean(ops.square(raw), axis=(1, 2, 3))
     return ops.softplus(-positives) + others, penalties
 
 
@@ -152,14 +154,15 @@ class DonskerVaradhan:
         first: Tensor = 0,
     ) -> tuple[Tensor, Tensor]:
         """See `nce.nce`."""
-        pairs = compared(antecedents, consequents, clip, regulariser, first)
-        scores, positives, same_image, penalties = pairs
-        tasks, _, others, locations = ops.shape(scores)
+        positives, negatives, penalties = contrasted(
+            antecedents, consequents, clip, regulariser, first
+        )
+        tasks, (others, locations, _) = antecedents.shape[0], ops.shape(consequents)
         before = len(self.means) // 2 * 2
         start = sum(each.shape[0] for each in self.means[:before:2])
-        logs = ops.cast(self.logs[start : start + tasks], scores.dtype)[:, None, None]
-        count = ops.cast((others - 1) * locations, scores.dtype)
-        ratios = ops.exp(negatives(scores, same_image) - ops.log(count) - logs)  # (T, b, 1)
+        logs = ops.cast(self.logs[start : start + tasks], negatives.dtype)[:, None, None]
+        count = ops.cast((others - 1) * locations, negatives.dtype)
+        ratios = ops.exp(negatives - ops.log(count) - logs)  # (T, b, 1)
         self.means.append(ops.mean(ratios, axis=(1, 2)))
         return ratios + logs - 1 - positives, penalties
 

@@ -50,17 +50,34 @@ def nce(
     >>> bool(ops.max(losses) < 1e-4)  # each antecedent scores its own image highest
     True
     """
-    unit = 1.0 if clip is None else clip
-    raw = score(antecedents, consequents, unit)
-    return _losses(raw, raw if clip is None else ops.tanh(raw), unit, regulariser, first)
+    positives, negatives, penalties = contrasted(antecedents, consequents, clip, regulariser, first)
+    return ops.softplus(negatives - positives), penalties
 
 
-def _losses(raw, scores, unit, regulariser, first):
-    """What `nce` returns, from scores (T,b,B,L) before and after the clip, in multiples of `unit`.
+def contrasted(
+    antecedents: Tensor,
+    consequents: Tensor,
+    clip: float | None,
+    regulariser: float,
+    first: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All that `nce` needs of the scores; its arguments.
 
     The gradient is written by hand: on CPUs each operation is a pass over the scores, and
     TensorFlow's own gradient takes twice as many.
+
+    Returns:
+        (positives, negatives, penalties): (T,b,L), the scores of the positives; (T,b,1), the
+        log-sum-exp of the negatives; and (T,).
+
+    Example:
+    >>> found = contrasted(ops.ones((1, 2, 4)), ops.ones((2, 5, 4)), None, 0.0, 0)
+    >>> [tuple(each.shape) for each in found], round(float(found[1][0, 0, 0]), 3)  # 2 + log 5
+    ([(1, 2, 5), (1, 2, 1), (1,)], 3.609)
     """
+    unit = 1.0 if clip is None else clip
+    raw = score(antecedents, consequents, unit)
+    scores = raw if clip is None else ops.tanh(raw)
     same_image = same_images(scores, first)
 
     @ops.custom_gradient
@@ -68,53 +85,26 @@ def _losses(raw, scores, unit, regulariser, first):
         _, images, others, locations = ops.shape(scores)
         by_pair = ops.reshape(scores, (-1, images * others, locations))
         own = ops.arange(images) * (others + 1) + first
-        positives = unit * ops.take(by_pair, own, axis=1)  # (T, b, L)
+        positives = unit * ops.take(by_pair, own, axis=1)
         most = ops.where(same_image, -float("inf"), ops.max(scores, axis=3))
         most = ops.max(most, axis=2)[..., None, None]  # (T, b, 1, 1)
         odds = ops.exp(unit * (scores - most))
         total = ops.where(same_image, 0, ops.sum(odds, axis=3))
         total = ops.sum(total, axis=2, keepdims=True)  # (T, b, 1)
-        lead = unit * most[..., 0] + ops.log(total) - positives
+        negatives = unit * most[..., 0] + ops.log(total)
         weight = regulariser * unit**2
         penalties = weight * ops.mean(ops.square(raw), axis=(1, 2, 3))
 
-        def gradients(to_losses, to_penalties):
-            # A positive's gradient is -pull; a negative's is its share of the sum of the pulls.
-            pull = unit * ops.sigmoid(lead) * to_losses
-            push = (ops.sum(pull, axis=2, keepdims=True) / total)[..., None]
-            to_scores = ops.where(same_image[..., None], -pull[:, :, None], push * odds)
+        def gradients(to_positives, to_negatives, to_penalties):
+            push = (unit * to_negatives / total)[..., None]
+            pull = unit * to_positives[:, :, None]
+            to_scores = ops.where(same_image[..., None], pull, push * odds)
             pairs = ops.prod(ops.cast(ops.shape(raw)[1:], raw.dtype))
             return (2 * weight / pairs * to_penalties)[:, None, None, None] * raw, to_scores
 
-        return (ops.softplus(lead), penalties), gradients
+        return (positives, negatives, penalties), gradients
 
     return compute(raw, scores)
-
-
-def compared(
-    antecedents: Tensor,
-    consequents: Tensor,
-    clip: float | None,
-    regulariser: float,
-    first: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What bounds other than NCE need of antecedents and consequents; arguments as of `nce`.
-
-    Returns:
-        (scores, positives, same_image, penalties): (T,b,B,L); those of each image with itself
-        (T,b,L); which of the B images is the antecedent's (b,B); and (T,).
-
-    Example:
-    >>> found = compared(ops.ones((1, 2, 8)), ops.ones((2, 5, 8)), None, 0.0, 0)
-    >>> [tuple(each.shape) for each in found]
-    [(1, 2, 2, 5), (1, 2, 5), (2, 2), (1,)]
-    """
-    scores = score(antecedents, consequents)  # (T, b, B, L)
-    penalties = regulariser * ops.mean(ops.square(scores), axis=(1, 2, 3))
-    scores = clipped(scores, clip)
-    same_image = same_images(scores, first)
-    positives = ops.sum(ops.where(same_image[..., None], scores, 0), axis=2)  # (T, b, L)
-    return scores, positives, same_image, penalties
 
 
 def same_images(scores: Tensor, first: Tensor) -> Tensor:
@@ -131,17 +121,6 @@ def same_images(scores: Tensor, first: Tensor) -> Tensor:
     if isinstance(others, int) and others < 2:
         raise InputError(f"NCE needs at least 2 images for negatives. Received: {others}")
     return ops.arange(images)[:, None] + first == ops.arange(others)
-
-
-def negatives(scores: Tensor, same_image: Tensor) -> Tensor:
-    """The log-sum-exp (T,b,1) of the negatives of each antecedent, see `compared`.
-
-    Example:
-    >>> round(float(negatives(ops.zeros((1, 2, 2, 5)), ops.eye(2) > 0)[0, 0, 0]), 3)  # log 5
-    1.609
-    """
-    by_image = ops.where(same_image, -float("inf"), ops.logsumexp(scores, axis=3))  # (T, b, B)
-    return ops.logsumexp(by_image, axis=2, keepdims=True)
 
 
 def score(antecedents: Tensor, consequents: Tensor, unit: float = 1.0) -> Tensor:
