@@ -12,6 +12,7 @@ from keras import ops
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution
 from amdim_tf.encoders.encoder import ImageEncoder
+from amdim_tf.encoders.relu import relu
 from amdim_tf.errors import InputError
 from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
@@ -137,7 +138,7 @@ class ResidualLayer(keras.layers.Layer):
         if self.width > 1:
             x = ops.average_pool(x, self.width, self.stride, "valid", "channels_last")
         x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.growth)))
-        return self.conv2(ops.relu(hidden)) + x
+        return self.conv2(relu(hidden, training)) + x
 
     def get_config(self) -> dict:
         fields = ("filters", "width", "stride", "use_bn")

@@ -12,6 +12,7 @@ from keras import ops
 from amdim_tf.encoders.amdim import bias_uniform, fan_in_uniform
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution
+from amdim_tf.encoders.relu import relu
 from amdim_tf.precision import at_least_float32
 from amdim_tf.typing import Tensor
 
@@ -89,7 +90,7 @@ class Phi(keras.layers.Layer):
         hidden = self.conv1(x)
         if self.bn_hidden:
             hidden = self.bn_hidden(hidden, training=training, views=views)
-        return self.conv2(ops.relu(hidden)) + self.shortcut(x)
+        return self.conv2(relu(hidden, training)) + self.shortcut(x)
 
     def call(self, x: Tensor, training: bool = False, views: int = 1) -> Tensor:
         return self.bn(self.project(x, training, views), training=training, views=views)

@@ -16,6 +16,8 @@ PRODUCT = re.compile("MatMul|Conv2D|Einsum")
 UNMOVED = re.compile(
     "Const|ExpandDims|IdentityN?|Placeholder|ReadVariableOp|Reshape|ShapeN?|Squeeze"
 )
+# How the profiler names an operation, and a region that XLA has compiled.
+OPERATION = re.compile(r"[^:]+:(?P<operation>\w+)|CpuExecutable::\w+")
 MEMORY_BYTES = 2**28
 
 
@@ -48,7 +50,8 @@ def outside_of_products(
 def seconds_of(step: Callable, runs: int) -> dict[str, float]:
     """The seconds of each kind of operation in a call of `step`, by TensorFlow's profiler.
 
-    They are summed over threads, and a kind is named as the CPU runs it, such as `_MklMatMul`.
+    They are summed over threads, and a kind is named as the CPU runs it, such as `_MklMatMul`, or
+    "XLA" for regions that XLA has compiled.
 
     Example:
     >>> step = tf.function(lambda: tf.matmul(tf.ones((64, 64)), tf.ones((64, 64))))
@@ -69,8 +72,9 @@ def seconds_of(step: Callable, runs: int) -> dict[str, float]:
     seconds: collections.Counter = collections.Counter()
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
-            if named := re.fullmatch(r"[^:]+:(\w+)", plane.event_metadata[event.metadata_id].name):
-                seconds[named[1]] += event.duration_ps / 1e12 / runs
+            if named := OPERATION.fullmatch(plane.event_metadata[event.metadata_id].name):
+                kind = named["operation"] or "XLA"
+                seconds[kind] += event.duration_ps / 1e12 / runs
     return dict(seconds)
 
 

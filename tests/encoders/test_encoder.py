@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amdim_tf.encoders.amdim import Encoder
+from amdim_tf.encoders.amdim import Encoder, ResidualLayer
 from amdim_tf.encoders.batch_norm import BatchNorm
 from amdim_tf.encoders.convolution import Convolution, GroupedConvolution
+from amdim_tf.encoders.relu import relu
 from amdim_tf.errors import InputError
 from amdim_tf.objectives.phi import Phi
 
@@ -149,6 +150,33 @@ def test_batch_norm_of_two_views_is_two_calls_of_one_view():
     np.testing.assert_allclose(joint.moving_variance, variance, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(8, 5, 5, 4), (6, 4), (2, 4)])  # the last: single rows
+def test_batch_norm_has_the_gradients_of_tensorflow(shape):
+    generator = np.random.default_rng(0)
+    x, weights = tf.constant(generator.normal(2, 3, shape)), generator.normal(size=shape)
+    layer = BatchNorm(dtype="float64")
+    layer.build(shape)
+    averages = generator.uniform(1, 2, (2, 4))
+    layer.set_weights([*generator.uniform(1, 2, (2, 4)), *averages])
+    gamma, beta = layer.gamma.value, layer.beta.value
+
+    def by_hand(x):
+        views = []
+        for view in tf.split(x, 2):
+            mean, variance = tf.nn.moments(view, range(x.ndim - 1)) if shape[0] > 2 else averages
+            views.append((view - mean) / tf.sqrt(variance + 1e-5) * gamma + beta)
+        return tf.concat(views, 0)
+
+    found = []
+    for function in (by_hand, lambda x: layer(x, training=True, views=2)):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        found.append([y, *tape.gradient(y, (x, gamma, beta), weights)])
+    for expected, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_batch_norm_statistics_are_float32_in_half_precision():
     values = np.random.default_rng(0).normal(100, 1, (256, 4))
     normalised = BatchNorm(dtype="mixed_bfloat16")(tf.cast(values, tf.bfloat16), training=True)
@@ -168,3 +196,30 @@ def test_groups_are_those_of_keras(groups, padding, strides):
     layer.build(x.shape)
     layer.set_weights(keras_layer.get_weights())
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_relu_in_training_is_that_of_inference(dtype):
+    values = [*np.random.default_rng(0).normal(size=1000), 0.0, -0.0, np.inf, -np.inf, np.nan]
+    # Processors make NaN with a sign.
+    x = tf.cast(tf.constant([*values, -np.nan]), dtype)
+    upstream = tf.cast(tf.linspace(-1.0, 1.0, len(x)), dtype)
+    found = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.function(relu)(x, training)
+        found.append([y, tape.gradient(y, x, upstream)])
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_array_equal(tf.cast(ours, "float32"), tf.cast(expected, "float32"))
+    assert np.isnan(tf.cast(y, "float32")).sum() == 2
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_only_training_is_compiled_by_xla(training):
+    layer = ResidualLayer(8, 1, use_bn=True, dtype="mixed_bfloat16")
+    layer.build((None, 7, 7, 8))
+    traced = tf.function(lambda x: layer(x, training=training)).get_concrete_function(
+        tf.TensorSpec((4, 7, 7, 8), tf.bfloat16)
+    )
+    assert ("_XlaMustCompile" in str(traced.graph.as_graph_def())) == training
