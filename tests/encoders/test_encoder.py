@@ -217,7 +217,7 @@ def test_relu_in_training_is_that_of_inference(dtype):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_only_training_is_compiled_by_xla(training):
-    layer = ResidualLayer(8, 1, use_bn=True, dtype="mixed_bfloat16")
+    layer = ResidualLayer(8, 1, dtype="mixed_bfloat16")
     layer.build((None, 7, 7, 8))
     traced = tf.function(lambda x: layer(x, training=training)).get_concrete_function(
         tf.TensorSpec((4, 7, 7, 8), tf.bfloat16)
