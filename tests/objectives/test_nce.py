@@ -63,18 +63,23 @@ def test_gradients_are_those_of_tensorflow(clip, scale):
         positives = tf.reduce_sum(own * scores, 2)
         others = tf.where(own > 0, tf.constant(-math.inf, tf.float64), scores)
         negatives = tf.reduce_logsumexp(others, (2, 3))[..., None]
-        return positives, negatives, 5e-2 * tf.reduce_mean(raw**2, (1, 2, 3))
+        penalties = 5e-2 * tf.reduce_mean(raw**2, (1, 2, 3))
+        losses = tf.nn.softplus(negatives - positives)
+        return positives, negatives, penalties, losses, penalties
+
+    def ours(*pairs):
+        return *contrasted(*pairs, clip, 5e-2, 3), *nce(*pairs, clip, 5e-2, 3)
 
     found = []
-    for function in (plain, lambda *pairs: contrasted(*pairs, clip, 5e-2, 3)):
+    for function in (plain, ours):
         with tf.GradientTape() as tape:
             tape.watch((antecedents, consequents))
             values = function(antecedents, consequents)
             # Not the same weight for each value.
             total = sum(tf.reduce_sum(tf.sin((i + 1) * x)) for i, x in enumerate(values))
         found.append([*values, *tape.gradient(total, (antecedents, consequents))])
-    for expected, ours in zip(*found, strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
+    for expected, value in zip(*found, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_permuted_batch_has_the_same_loss():
