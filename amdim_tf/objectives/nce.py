@@ -174,9 +174,9 @@ def draw_antecedents(
         if n == 1:
             drawn.append(ops.transpose(view[1], (1, 0, 2)))
             continue
-        index = ops.reshape(locations[n], (-1, 1, 1))
-        row = ops.take_along_axis(view[n], index, axis=1)
-        drawn.append(ops.transpose(row, (1, 0, 2)))
+        images, places, width = ops.shape(view[n])
+        rows = ops.reshape(view[n], (-1, width))
+        drawn.append(ops.take(rows, ops.arange(images) * places + locations[n], axis=0)[None])
     return ops.concatenate(drawn)
 
 
