@@ -175,8 +175,8 @@ def draw_antecedents(
             drawn.append(ops.transpose(view[1], (1, 0, 2)))
             continue
         images, places, width = ops.shape(view[n])
-        rows = ops.reshape(view[n], (-1, width))
-        drawn.append(ops.take(rows, ops.arange(images) * places + locations[n], axis=0)[None])
+        index = ops.arange(images) * places + ops.cast(locations[n], "int32")
+        drawn.append(ops.take(ops.reshape(view[n], (-1, width)), index, axis=0)[None])
     return ops.concatenate(drawn)
 
 
