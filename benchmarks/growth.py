@@ -3,9 +3,9 @@
     python benchmarks/growth.py FILE.png
 
 One value at a time is varied from those of `tiny`: ndf 32, nrkhs 256, ndepth 2, 64 pairs of views
-of 32 pixels. Each point is a process of its own, and another for memory. Time is that of all cores
-together, which other processes on the machine change little. The exponents are slopes between the
-last two points.
+of 32 pixels. Each point is two processes, one for time and one for memory. Time is that of all
+cores together, which other processes on the machine change little. The exponents are slopes between
+the last two points. A single point is measured again by `--point ndepth 8 seconds`, or `bytes`.
 """
 
 import argparse
@@ -26,8 +26,8 @@ KNOBS = {
 }
 
 
-def point(knob, value, memory):
-    """Prints what a step takes, seconds or bytes of `memory`, and its arithmetic, as JSON."""
+def point(knob, value, unit):
+    """Prints what a step takes, in seconds or bytes, and its floating-point operations, as JSON."""
     from amdim_tf.config import load_config
     from amdim_tf.distribution import choose_strategy
     from amdim_tf.speed.step import step_flops, steps
@@ -41,16 +41,19 @@ def point(knob, value, memory):
     config.nrkhs = max(8 * config.ndf, config.nrkhs)
     check_config(config)
     model, step, _ = steps(config, False, strategy)
-    taken = peak_bytes(step) if memory else quartiles([step], RUNS, time.process_time)[0][1]
+    if unit == "bytes":
+        taken = peak_bytes(step)
+    else:
+        ((_, taken, _),) = quartiles([step], RUNS, time.process_time)
     print(json.dumps([taken, step_flops(model, config.batch_size)]))
 
 
-def in_process(knob, value, memory):
+def in_process(knob, value, unit):
     """What `point` prints."""
     # The system's allocator returns what is free; oneDNN's, which trainings have, is faster.
     done = subprocess.run(
-        [sys.executable, __file__, "--point", knob, str(value), memory],
-        env=os.environ | {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": memory or "0"},
+        [sys.executable, __file__, "--point", knob, str(value), unit],
+        env=os.environ | {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": str(int(unit == "bytes"))},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=True,
@@ -72,8 +75,8 @@ def main(picture):
     for ax, (knob, values) in zip(axes.flat, KNOBS.items(), strict=True):
         found = []
         for value in values:
-            (seconds, _), (peak, flops) = (in_process(knob, value, each) for each in ("", "1"))
-            found.append([seconds, peak, flops])
+            seconds, flops = in_process(knob, value, "seconds")
+            found.append([seconds, in_process(knob, value, "bytes")[0], flops])
         points = np.array(found)
         for row, name in zip((points / points[0]).T, ("time", "memory", "arithmetic"), strict=True):
             ax.plot(values, row, "--" if name == "arithmetic" else ".-", label=name)
@@ -93,10 +96,10 @@ def main(picture):
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 given = parser.add_mutually_exclusive_group(required=True)
 given.add_argument("picture", nargs="?", type=argparse.FileType("wb"))
-given.add_argument("--point", nargs=3, help=argparse.SUPPRESS)
+given.add_argument("--point", nargs=3, metavar=("KNOB", "VALUE", "UNIT"))
 arguments = parser.parse_args()
 if arguments.point:
-    knob, value, memory = arguments.point
-    point(knob, int(value), memory)
+    knob, value, unit = arguments.point
+    point(knob, int(value), unit)
 else:
     main(arguments.picture)

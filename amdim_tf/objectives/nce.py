@@ -175,6 +175,7 @@ def draw_antecedents(
             drawn.append(ops.transpose(view[1], (1, 0, 2)))
             continue
         images, places, width = ops.shape(view[n])
+        # Of rows, since TensorFlow's take_along_axis transposes all of its input.
         index = ops.arange(images) * places + ops.cast(locations[n], "int32")
         drawn.append(ops.take(ops.reshape(view[n], (-1, width)), index, axis=0)[None])
     return ops.concatenate(drawn)
