@@ -17,6 +17,8 @@ from amdim_tf.typing import Config, Tensor
 
 TEST_BATCH = 256
 AUTOTUNE = tf.data.AUTOTUNE
+# Nothing that `tf.data` maps needs AutoGraph, whose conversion takes as long as all the tracing.
+as_written = tf.autograph.experimental.do_not_convert
 
 
 def steps_per_epoch(data: Data, config: Config) -> int:
@@ -62,6 +64,7 @@ def views_of(data: Data, config: Config) -> Callable:
     return to_views
 
 
+@as_written
 def train_batches(
     data: Data,
     config: Config,
@@ -155,6 +158,7 @@ def train_batches(
     )
 
 
+@as_written
 def test_batches(
     data: Data,
     split: Split,

@@ -137,7 +137,8 @@ class ResidualLayer(keras.layers.Layer):
             hidden = self.bn(hidden, training=training, views=views)
         if self.width > 1:
             x = ops.average_pool(x, self.width, self.stride, "valid", "channels_last")
-        x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.growth)))
+        if self.growth:
+            x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.growth)))
         return self.conv2(relu(hidden, training)) + x
 
     def get_config(self) -> dict:

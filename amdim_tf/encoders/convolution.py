@@ -43,8 +43,10 @@ class Convolution(keras.layers.Conv2D):
             return super().convolution_op(inputs, kernel)
         (height, width, channels), (high, wide) = inputs.shape[1:], self.kernel_size
         rows, columns = height // high, width // wide
-        windows = ops.reshape(inputs, (-1, rows, high, columns, wide, channels))
-        windows = ops.transpose(windows, (0, 1, 3, 2, 4, 5))
+        windows = inputs
+        if high > 1 and columns > 1:  # else the pixels of a window are neighbours already
+            windows = ops.reshape(inputs, (-1, rows, high, columns, wide, channels))
+            windows = ops.transpose(windows, (0, 1, 3, 2, 4, 5))
         windows = ops.reshape(windows, (-1, high * wide * channels))
         product = ops.matmul(windows, ops.reshape(kernel, (-1, self.filters)))
         return ops.reshape(product, (-1, rows, columns, self.filters))

@@ -43,25 +43,35 @@ class AdamL2(keras.optimizers.Adam):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
         self.l2 = l2
 
-    def update_step(
-        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
-    ) -> None:
-        index = self._get_variable_index(variable)
-        m, v = self._momentums[index], self._velocities[index]
-        step = ops.cast(self.iterations + 1, variable.dtype)
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        # Once for all variables: to trace a scalar takes as long as to trace an update.
+        dtypes = {keras.backend.standardize_dtype(x.dtype) for x in trainable_variables}
+        rates = {dtype: self._corrected(learning_rate, dtype) for dtype in dtypes}
+        super()._backend_update_step(grads, trainable_variables, rates)
+
+    def _corrected(self, learning_rate, dtype):
+        """Rate and epsilon with the corrections of the moments, and both betas."""
+        step = ops.cast(self.iterations + 1, dtype)
         # 1 - 0.999 in float32 is 1e-5 away from 0.001. The corrections take the same beta, or the
         # first steps would be that far from Adam's.
-        precision = keras.backend.result_type(variable.dtype, "float32")
+        precision = keras.backend.result_type(dtype, "float32")
         betas = [float(np.asarray(beta, precision)) for beta in (self.beta_1, self.beta_2)]
         # 1 - beta^t would lose five digits to cancellation in float32.
         correction1, correction2 = (-ops.expm1(step * math.log(beta)) for beta in betas)
         # As factors of the rate and of epsilon the corrections are no passes over the variable.
         root = ops.sqrt(correction2)
-        rate = ops.cast(learning_rate, variable.dtype) * root / correction1
-        gradient = gradient + self.l2 * ops.convert_to_tensor(variable)
-        self._adam(variable, m, v, gradient, rate, betas, self.epsilon * root)
+        return ops.cast(learning_rate, dtype) * root / correction1, self.epsilon * root, betas
 
-    def _adam(self, variable, m, v, gradient, rate, betas, epsilon):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: dict[str, tuple]
+    ) -> None:
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
+        gradient = gradient + self.l2 * ops.convert_to_tensor(variable)
+        corrected = learning_rate[keras.backend.standardize_dtype(variable.dtype)]
+        self._adam(variable, m, v, gradient, *corrected)
+
+    def _adam(self, variable, m, v, gradient, rate, epsilon, betas):
         """Both moments, and the variable minus rate * m / (sqrt(v) + epsilon)."""
         # In half precision a beta near 1 would be 1.
         if (tf := distribution.tf) and variable.dtype in ("float32", "float64"):
