@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from scipy.optimize import linear_sum_assignment
-from sklearn.manifold import TSNE
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from amdim_tf.data import pipeline
@@ -286,6 +285,8 @@ def feature_map(
         labels: (N,), -1 if unknown.
         class_names: may be empty.
     """
+    from sklearn.manifold import TSNE  # takes a while, and few runs draw this
+
     side = int(np.sqrt(min(len(images), 400)))
     images, f1, labels = images[: side**2], f1[: side**2], labels[: side**2]
     places = TSNE(
