@@ -4,13 +4,15 @@
 
 One value at a time is varied from those of `tiny`: ndf 32, nrkhs 256, ndepth 2, 64 pairs of views
 of 32 pixels. Each point is two processes, one for time and one for memory. Time is that of all
-cores together, which other processes on the machine change little. The exponents are slopes between
-the last two points. A single point is measured again by `--point ndepth 8 seconds`, or `bytes`.
+cores together, which other processes on the machine change little. The exponents are those of
+powers of the value, fitted to all points. A single point is measured again by
+`--point ndepth 8 seconds`, or `bytes`.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -42,7 +44,8 @@ def point(knob, value, unit):
     check_config(config)
     model, step, _ = steps(config, False, strategy)
     if unit == "bytes":
-        taken = peak_bytes(step)
+        # Peaks differ by a fifth, with the order in which TensorFlow runs what may run at once.
+        taken = statistics.median(peak_bytes(step) for _ in range(RUNS))
     else:
         ((_, taken, _),) = quartiles([step], RUNS, time.process_time)
     print(json.dumps([taken, step_flops(model, config.batch_size)]))
@@ -80,12 +83,13 @@ def main(picture):
         points = np.array(found)
         for row, name in zip((points / points[0]).T, ("time", "memory", "arithmetic"), strict=True):
             ax.plot(values, row, "--" if name == "arithmetic" else ".-", label=name)
-        slopes = np.diff(np.log(points[-2:]), axis=0)[0] / np.log(values[-1] / values[-2])
-        print(f"| `{knob}` to {values[-1]} | " + " | ".join(f"{x:.2f}" for x in slopes) + " |")
+        slopes, _ = np.polyfit(np.log(values), np.log(points), 1)
+        cells = " | ".join(f"{x:.2f}" for x in slopes.round(2) + 0)  # not -0.00
+        print(f"| `{knob}`, {values[0]} to {values[-1]} | {cells} |")
         print(f"<!-- {values}: {points.tolist()} -->", flush=True)
         ax.set(xscale="log", yscale="log", title=knob.replace("_", " "), xticks=values)
         ax.set_xticks(values, map(str, values))
-        ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+        ax.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 5, 7)), major_formatter="{x:g}")
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=9)

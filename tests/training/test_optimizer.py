@@ -27,6 +27,29 @@ def test_updates_are_those_of_adam_with_coupled_l2(backend, dtype, tolerance, mo
         np.testing.assert_allclose(variable - start, weights - start, rtol=tolerance)
 
 
+def test_variables_of_a_type_share_the_corrections():
+    def variables():
+        return [keras.Variable([1.0, 2.0], dtype=each) for each in ("float32", "float64") * 2]
+
+    def apply(optimizer, chosen):
+        return optimizer.apply([tf.ones(2, each.dtype) for each in chosen], chosen)
+
+    together, alone = variables(), variables()
+    optimizer = AdamL2(learning_rate=0.1)
+    optimizer.build(together)
+    step = tf.function(lambda: apply(optimizer, together), autograph=False)
+    for _ in range(3):
+        step()
+    for each in alone:
+        own = AdamL2(learning_rate=0.1)
+        for _ in range(3):
+            apply(own, [each])
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    operations = [each.type for each in step.get_concrete_function().graph.get_operations()]
+    assert operations.count("ResourceApplyAdam") == 4 and operations.count("Expm1") == 4
+
+
 @pytest.mark.parametrize(
     "step, expected",
     [
