@@ -16,6 +16,7 @@ from amdim_tf.data.splits import in_memory
 from amdim_tf.distribution import choose_strategy
 import amdim_tf.runs.training  # noqa: F401  what a training imports
 from amdim_tf.training.building import build, check_config
+import numpy as np
 import tensorflow as tf
 
 
@@ -36,18 +37,16 @@ def main():
     data = Data(split, None, None, ("black",), decoding.decode, (None, None))
     batch = next(iter(pipeline.train_batches(data, config, 0, 1)))
     batch = tf.data.Dataset.from_tensors(batch)
-    clock["data"] = time.process_time()
+    clock["views"] = time.process_time()
     with strategy.scope():
         model = build(config, 1000, 1)
     clock["model"] = time.process_time()
     for step in ("first step", "second step"):
         model.fit(batch, shuffle=False, verbose=0)
         clock[step] = time.process_time()
-    before, taken = 0.0, []
-    for name, now in clock.items():
-        taken.append(f"{name} {now - before:.1f} s")
-        before = now
-    print(f"{arguments.size} on {devices}: {', '.join(taken)}")
+    taken = np.diff(list(clock.values()), prepend=0)
+    parts = (f"{name} {seconds:.1f} s" for name, seconds in zip(clock, taken, strict=True))
+    print(f"{arguments.size} on {devices}: {', '.join(parts)}")
 
 
 if __name__ == "__main__":

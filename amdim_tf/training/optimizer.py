@@ -68,13 +68,10 @@ class AdamL2(keras.optimizers.Adam):
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         gradient = gradient + self.l2 * ops.convert_to_tensor(variable)
-        corrected = learning_rate[keras.backend.standardize_dtype(variable.dtype)]
-        self._adam(variable, m, v, gradient, *corrected)
-
-    def _adam(self, variable, m, v, gradient, rate, epsilon, betas):
-        """Both moments, and the variable minus rate * m / (sqrt(v) + epsilon)."""
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        rate, epsilon, betas = learning_rate[dtype]
         # In half precision a beta near 1 would be 1.
-        if (tf := distribution.tf) and variable.dtype in ("float32", "float64"):
+        if (tf := distribution.tf) and dtype in ("float32", "float64"):
             # One operation, where those of Keras's Adam would be a dozen passes over memory.
             nothing = tf.zeros((), gradient.dtype)  # the powers of both betas
             tf.raw_ops.ResourceApplyAdam(
